@@ -1,0 +1,138 @@
+"""The primitive contract, and the engine that fulfils it for the arrays at hand.
+
+An engine works on one framework's arrays and has the primitives
+
+- `sample(image, coordinates)`, and `sample_with_derivative`: read an image between its voxels;
+- `splat(values, coordinates, shape=)`: the adjoint of `sample`, to the image;
+- `window_sum(array, size=)`: sums over boxes around each voxel, zero outside;
+- `gaussian(array, sigma=)`: Gaussian smoothing, edges reflected;
+
+with `xp`, a small array namespace of NumPy's names. All engines give the same numbers. `portable.py` holds each
+primitive once; a module per framework binds it, with gradient rules and kernels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from typing import Any
+
+from keramorph._typing import Array
+from keramorph.backend.engine import Engine
+from keramorph.backend.rule import Rule
+from keramorph.errors import ArrayTypeError, OptionError
+
+ENGINES = ("numpy", "jax", "torch", "tensorflow")
+_ROOTS = {"torch": "torch", "jax": "jax", "jaxlib": "jax", "tensorflow": "tensorflow", "numpy": "numpy"}
+
+__all__ = ["ENGINES", "Engine", "Rule", "describe", "of", "set_threads", "use"]
+
+
+def of(*arrays: Array) -> Engine:
+    """The engine for these arrays, chosen by their own type; NumPy arrays go along with any one framework.
+
+    Args:
+        *arrays: NumPy arrays, or tensors of TensorFlow, JAX or PyTorch, traced and symbolic ones too.
+
+    Returns:
+        The engine: the framework's if one of the arrays belongs to one, else NumPy's.
+
+    Raises:
+        ArrayTypeError: If the arrays belong to two frameworks.
+
+    Example:
+        >>> import numpy as np
+        >>> of(np.zeros(3)).name
+        'numpy'
+    """
+    names = {name for name in map(_framework, arrays) if name not in (None, "numpy")}
+    if len(names) > 1:
+        raise ArrayTypeError(
+            f"Arrays of one framework were expected. Received: {sorted(str(n) for n in names)}. "
+            "Convert all of them to one, for example by way of NumPy."
+        )
+    return use(str(names.pop()) if names else "numpy")
+
+
+def use(name: str) -> Engine:
+    """The engine of this name, one of `ENGINES`.
+
+    Args:
+        name: `"numpy"`, `"jax"`, `"torch"` or `"tensorflow"`.
+
+    Returns:
+        The engine; its framework is imported by this.
+
+    Raises:
+        OptionError: If there is no such engine, or its framework is not installed.
+
+    Example:
+        >>> use("numpy").name
+        'numpy'
+    """
+    if name in _loaded:
+        return _loaded[name]
+    if name not in ENGINES:
+        raise OptionError(f"`engine` must be one of {ENGINES}. Received: engine={name!r}. Pass one of those.")
+    if importlib.util.find_spec(name) is None:
+        raise OptionError(
+            f"The engine needs its framework, which is not installed. Received: engine={name!r}. "
+            f"Install it with `pip install 'keramorph[{name}]'`."
+        )
+    _loaded[name] = importlib.import_module(f"keramorph.backend.{name}").engine
+    return _loaded[name]
+
+
+def set_threads(count: int | None) -> None:
+    """Let the NumPy engine use so many threads; its results do not depend on the number.
+
+    Args:
+        count: Number of threads; None for the default: the environment variable `KERAMORPH_THREADS`, or all cores.
+
+    Raises:
+        OptionError: If the number is below 1.
+
+    Example:
+        >>> set_threads(None)
+    """
+    if count is not None and count < 1:
+        raise OptionError(f"At least one thread is needed. Received: count={count}. Pass 1 or more, or None for all.")
+    from keramorph.backend import numpy
+
+    numpy.set_threads(count)
+
+
+def describe() -> dict[str, Any]:
+    """What is active: per engine the version of its framework (None if absent), the kernels and the threads.
+
+    Returns:
+        Dictionary with the keys `engines`, `kernels` and `threads`.
+
+    Example:
+        >>> sorted(describe())
+        ['engines', 'kernels', 'threads']
+    """
+    from keramorph.backend import numpy
+
+    return {"engines": {name: _version(name) for name in ENGINES}, "kernels": "portable", "threads": numpy.threads()}
+
+
+_loaded: dict[str, Engine] = {}
+
+
+def _framework(array: Array) -> str | None:
+    for kind in type(array).__mro__:
+        name = _ROOTS.get(kind.__module__.partition(".")[0])
+        if name:
+            return name
+    return None
+
+
+def _version(name: str) -> str | None:
+    for distribution in (name, f"{name}-cpu"):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None

@@ -1,0 +1,138 @@
+"""The public door of every engine: options checked, data types settled, then the portable primitive or a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from keramorph._typing import Array, Boundary, Gradient, Order
+from keramorph.backend import portable
+from keramorph.backend.rule import Rule, spread
+from keramorph.errors import OptionError
+
+
+class Engine:
+    """Primitives on one framework's arrays; a binding replaces the underscored methods by rules and kernels."""
+
+    name: str
+    xp: Any
+
+    def sample(
+        self,
+        image: Array,
+        coordinates: Array,
+        *,
+        relative: bool = False,
+        order: Order = 1,
+        boundary: Boundary = "nearest",
+        fill_value: float = 0.0,
+        gradient: Gradient = "exact",
+    ) -> Array:
+        """Values `(batch, *field, channels)` of images `(batch, *spatial, channels)` at coordinates in voxels.
+
+        Args:
+            image: Values to read, any real data type, which the result keeps.
+            coordinates: Positions `(batch, *field, ndim)` in voxels of the image.
+            relative: Whether the coordinates are displacements from each field voxel's own index.
+            order: Degree of the interpolating spline.
+            boundary: What lies outside the image.
+            fill_value: Value outside, where the boundary is `"constant"`.
+            gradient: Which derivative to the coordinates flows back.
+
+        Returns:
+            Values in the image's data type.
+        """
+        rule = Rule(order, boundary, float(fill_value), relative, gradient)
+        image, coordinates = self._settle(image, coordinates)
+        values = self._sample(portable.to_coefficients(self.xp, image, rule), coordinates, rule)
+        return portable.cast_like(self.xp, values, image)
+
+    def sample_with_derivative(
+        self,
+        image: Array,
+        coordinates: Array,
+        *,
+        relative: bool = False,
+        order: Order = 1,
+        boundary: Boundary = "nearest",
+        fill_value: float = 0.0,
+    ) -> tuple[Array, Array]:
+        """Values as `sample` gives them, and their derivative `(batch, *field, channels, ndim)` to the coordinates."""
+        rule = Rule(order, boundary, float(fill_value), relative)
+        image, coordinates = self._settle(image, coordinates)
+        return self._sample_with_derivative(portable.to_coefficients(self.xp, image, rule), coordinates, rule)
+
+    def splat(
+        self,
+        values: Array,
+        coordinates: Array,
+        *,
+        shape: tuple,
+        relative: bool = False,
+        order: Order = 1,
+        boundary: Boundary = "nearest",
+    ) -> Array:
+        """Adjoint of `sample` to the image: values `(batch, *field, channels)` spread over `(batch, *shape, channels)`."""
+        rule = Rule(order, boundary, 0.0, relative)
+        values, coordinates = self._settle(values, coordinates)
+        grown = tuple(shape)
+        if order == 3 and boundary == "nearest":
+            grown = tuple(n + 2 * portable.EDGE for n in shape)
+        return portable.from_coefficients(self.xp, self._splat(values, coordinates, grown, rule), rule)
+
+    def window_sum(self, array: Array, *, size: Any) -> Array:
+        """Sums over boxes of an odd `size` voxels (one, or one per axis) around each voxel, zero outside."""
+        sizes = tuple(int(n) for n in spread("size", size, len(self.xp.shape(array)) - 2))
+        if any(n < 1 or n % 2 == 0 for n in sizes):
+            raise OptionError(
+                f"`size` must be odd and at least 1, so that a window has a centre. Received: size={size!r}."
+            )
+        return self._in_float(self._window_sum, array, sizes)
+
+    def gaussian(self, array: Array, *, sigma: Any) -> Array:
+        """Smooth by Gaussians of `sigma` voxels (one, or one per axis), truncated at 4 sigma, edges reflected."""
+        widths = tuple(float(s) for s in spread("sigma", sigma, len(self.xp.shape(array)) - 2))
+        if any(not 0 <= s < float("inf") for s in widths):
+            raise OptionError(f"`sigma` must be zero or a positive number of voxels. Received: sigma={sigma!r}.")
+        return self._in_float(self._gaussian, array, widths)
+
+    def _in_float(self, function: Callable, array: Array, width: tuple) -> Array:
+        """Filter in float32 at least; half floats come back as such, integers as float32."""
+        dtype = self.xp.dtype(array)
+        if dtype in ("float32", "float64"):
+            return function(array, width)
+        filtered = function(self.xp.cast(array, "float32"), width)
+        return filtered if self.xp.is_integer(dtype) else self.xp.cast(filtered, dtype)
+
+    def _settle(self, image: Array, coordinates: Array) -> tuple[Array, Array]:
+        """Coordinates in float32, or in float64 where either array has it: never in an image's half floats."""
+        xp = self.xp
+        wide = "float64" in (xp.dtype(image), xp.dtype(coordinates))
+        return image, xp.cast(coordinates, "float64" if wide else "float32")
+
+    def _sample(self, image: Array, coordinates: Array, rule: Rule) -> Array:
+        return portable.sample(self.xp, image, coordinates, rule)
+
+    def _sample_with_derivative(self, image: Array, coordinates: Array, rule: Rule) -> tuple[Array, Array]:
+        return portable.sample_with_derivative(self.xp, image, coordinates, rule)
+
+    def _splat(self, values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:
+        return portable.splat(self.xp, values, coordinates, shape, rule)
+
+    def _window_sum(self, array: Array, size: tuple[int, ...]) -> Array:
+        return portable.window_sum(self.xp, array, size)
+
+    def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
+        return portable.gaussian(self.xp, array, sigma)
+
+
+def pull_back_sample(engine: Engine, image: Array, coordinates: Array, cotangent: Array, rule: Rule) -> Array:
+    """Gradient of a sample to its coordinates: itself a gather, with nothing kept from the forward pass."""
+    xp = engine.xp
+    _, derivative = engine._sample_with_derivative(image, coordinates, rule)
+    return xp.sum(xp.cast(cotangent, xp.dtype(derivative))[..., None] * derivative, axis=-2)
+
+
+def pull_back_splat(engine: Engine, values: Array, coordinates: Array, cotangent: Array, rule: Rule) -> Array:
+    """Gradient of a splat to its coordinates: the values against the derivative of the sampled cotangent."""
+    return pull_back_sample(engine, cotangent, coordinates, values, rule)

@@ -1,0 +1,133 @@
+"""TensorFlow: the portable primitives with the gradient rules of sampling and smoothing, eager, in graphs and in XLA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keramorph._typing import Array
+from keramorph.backend import portable
+from keramorph.backend.engine import Engine, pull_back_sample, pull_back_splat
+from keramorph.backend.namespace import Namespace
+from keramorph.backend.rule import Rule
+
+
+class _Namespace(Namespace):
+    """NumPy's names over TensorFlow, with sizes that may be known at run time only."""
+
+    def __init__(self) -> None:
+        for name in ("broadcast_to", "stack", "where", "abs", "sqrt", "exp", "sin", "cos", "tanh", "maximum", "minimum"):
+            setattr(self, name, getattr(tf, name))
+        for name in ("einsum", "transpose", "matmul", "floor", "round"):
+            setattr(self, name, getattr(tf, name))
+        self.concatenate, self.log, self.arctan2 = tf.concat, tf.math.log, tf.math.atan2
+        self.inv, self.clip, self.pad = tf.linalg.inv, tf.clip_by_value, tf.pad
+        self.sum, self.mean, self.cumsum = tf.reduce_sum, tf.reduce_mean, tf.cumsum
+        self.max, self.min = tf.reduce_max, tf.reduce_min
+
+    def asarray(self, x: Any, *, dtype: str | None = None, like: Array | None = None) -> Array:
+        x = tf.convert_to_tensor(x)
+        return x if dtype is None else tf.cast(x, dtype)
+
+    def dtype(self, x: Array) -> str:
+        return str(x.dtype.name)
+
+    def shape(self, x: Array) -> tuple:
+        static = x.shape.as_list()
+        if None not in static:
+            return tuple(static)
+        dynamic = tf.shape(x)
+        return tuple(dynamic[k] if n is None else n for k, n in enumerate(static))
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        return tf.cast(x, dtype)
+
+    def scalar(self, value: Any, dtype: str) -> Any:
+        return tf.cast(value, dtype)
+
+    def reshape(self, x: Array, shape: Any) -> Array:
+        return tf.reshape(x, shape)
+
+    def take(self, x: Array, index: Array, axis: int) -> Array:
+        return tf.gather(x, index, axis=axis)
+
+    def arange(self, count: Any, *, dtype: str, like: Array | None = None) -> Array:
+        # Counted in int32 first: XLA on the CPU has no range of other types whose length is open.
+        return tf.cast(tf.range(count), dtype)
+
+    def zeros(self, shape: Sequence[Any], *, dtype: str, like: Array | None = None) -> Array:
+        return tf.zeros(shape, dtype=dtype)
+
+    def round_to(self, x: Array, dtype: str) -> Array:
+        if dtype == "bool":
+            return x >= 0.5
+        return tf.saturate_cast(tf.round(x), dtype)
+
+    def index_dtype(self, rows: Any) -> str:
+        return "int64" if isinstance(rows, int) and rows >= 2**31 else "int32"
+
+    def gather_rows(self, rows: Array, index: Array) -> Array:
+        return tf.gather(rows, index)
+
+    def scatter_add_rows(self, rows: Array, index: Array, values: Array) -> Array:
+        values = tf.reshape(values, (-1, self.shape(rows)[-1]))
+        return tf.tensor_scatter_nd_add(rows, tf.reshape(index, (-1, 1)), values)
+
+    def stop_gradient(self, x: Array) -> Array:
+        return tf.stop_gradient(x)
+
+    def compile(self, function: Callable) -> Callable:
+        return tf.function(function)
+
+
+class TensorFlowEngine(Engine):
+    """Primitives on TensorFlow tensors, symbolic ones too."""
+
+    name = "tensorflow"
+    xp = _Namespace()
+
+    def _sample(self, image: Array, coordinates: Array, rule: Rule) -> Array:
+        @tf.custom_gradient
+        def call(image: Array, coordinates: Array) -> tuple[Array, Callable]:
+            def backward(cotangent: Array) -> tuple:
+                to_image = None
+                if image.dtype.is_floating:
+                    shape = self.xp.shape(image)[1:-1]
+                    to_image = self._splat(cotangent, coordinates, shape, rule.without_fill())
+                return to_image, pull_back_sample(self, image, coordinates, cotangent, rule)
+
+            return portable.sample(self.xp, image, coordinates, rule), backward
+
+        return call(image, coordinates)
+
+    def _splat(self, values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:
+        @tf.custom_gradient
+        def call(values: Array, coordinates: Array) -> tuple[Array, Callable]:
+            def backward(cotangent: Array) -> tuple:
+                to_values = self._sample(cotangent, coordinates, rule)
+                return to_values, pull_back_splat(self, values, coordinates, cotangent, rule)
+
+            return portable.splat(self.xp, values, coordinates, shape, rule), backward
+
+        return call(values, coordinates)
+
+    def _window_sum(self, array: Array, size: tuple[int, ...]) -> Array:
+        return _self_adjoint(lambda x: portable.window_sum(self.xp, x, size), array)
+
+    def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
+        return _self_adjoint(lambda x: portable.gaussian(self.xp, x, sigma), array)
+
+
+def _self_adjoint(function: Callable, array: Array) -> Array:
+    """Apply a linear function that is its own adjoint: the gradient is the function again, to any order."""
+
+    @tf.custom_gradient
+    def call(x: Array) -> tuple[Array, Callable]:
+        return function(x), lambda cotangent: _self_adjoint(function, cotangent)
+
+    return call(array)
+
+
+engine = TensorFlowEngine()

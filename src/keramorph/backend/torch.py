@@ -1,0 +1,196 @@
+"""PyTorch: the portable primitives with the gradient rules of sampling and smoothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from keramorph._typing import Array
+from keramorph.backend import portable
+from keramorph.backend.engine import Engine, pull_back_sample, pull_back_splat
+from keramorph.backend.namespace import Namespace
+from keramorph.backend.rule import Rule
+
+
+class _Namespace(Namespace):
+    """NumPy's names over torch: axes are called `dim` there, and some functions differ in more than that."""
+
+    def __init__(self) -> None:
+        for name in ("reshape", "broadcast_to", "floor", "abs", "sqrt", "exp", "log", "sin", "cos", "tanh", "arctan2"):
+            setattr(self, name, getattr(torch, name))
+        for name in ("maximum", "minimum", "matmul", "einsum", "round"):
+            setattr(self, name, getattr(torch, name))
+        self.inv = torch.linalg.inv
+        self.clip = torch.clamp
+
+    def asarray(self, x: Any, *, dtype: str | None = None, like: Array | None = None) -> Array:
+        device = like.device if isinstance(like, torch.Tensor) else None
+        kind = None if dtype is None else getattr(torch, dtype)
+        return torch.as_tensor(x, dtype=kind, device=device)
+
+    def dtype(self, x: Array) -> str:
+        return str(x.dtype).removeprefix("torch.")
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        return x.to(getattr(torch, dtype))
+
+    def arange(self, count: Any, *, dtype: str, like: Array | None = None) -> Array:
+        return torch.arange(count, dtype=getattr(torch, dtype), device=None if like is None else like.device)
+
+    def zeros(self, shape: Sequence[Any], *, dtype: str, like: Array | None = None) -> Array:
+        return torch.zeros(tuple(shape), dtype=getattr(torch, dtype), device=None if like is None else like.device)
+
+    def round_to(self, x: Array, dtype: str) -> Array:
+        if dtype == "bool":
+            return x >= 0.5
+        limits = torch.iinfo(getattr(torch, dtype))
+        return torch.clamp(torch.round(x), limits.min, limits.max).to(getattr(torch, dtype))
+
+    def transpose(self, x: Array, axes: Sequence[int]) -> Array:
+        return x.permute(tuple(axes))
+
+    def concatenate(self, arrays: Sequence[Array], axis: int = 0) -> Array:
+        return torch.cat(tuple(arrays), dim=axis)
+
+    def stack(self, arrays: Sequence[Array], axis: int = 0) -> Array:
+        return torch.stack(tuple(arrays), dim=axis)
+
+    def where(self, condition: Array, a: Any, b: Any) -> Array:
+        return torch.where(condition, a, b)
+
+    def sum(self, x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+        return torch.sum(x) if axis is None and not keepdims else torch.sum(x, dim=axis, keepdim=keepdims)
+
+    def mean(self, x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+        return torch.mean(x) if axis is None and not keepdims else torch.mean(x, dim=axis, keepdim=keepdims)
+
+    def max(self, x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+        return torch.amax(x, dim=() if axis is None else axis, keepdim=keepdims)
+
+    def min(self, x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+        return torch.amin(x, dim=() if axis is None else axis, keepdim=keepdims)
+
+    def cumsum(self, x: Array, axis: int) -> Array:
+        return torch.cumsum(x, dim=axis)
+
+    def take(self, x: Array, index: Array, axis: int) -> Array:
+        return torch.index_select(x, axis, index)
+
+    def pad(self, x: Array, widths: Sequence[tuple[int, int]]) -> Array:
+        return torch.nn.functional.pad(x, [n for pair in reversed(list(widths)) for n in pair])
+
+    def gather_rows(self, rows: Array, index: Array) -> Array:
+        return torch.index_select(rows, 0, index.reshape(-1)).reshape(*index.shape, rows.shape[-1])
+
+    def scatter_add_rows(self, rows: Array, index: Array, values: Array) -> Array:
+        return torch.index_add(rows, 0, index.reshape(-1), values.reshape(-1, rows.shape[-1]))
+
+    def stop_gradient(self, x: Array) -> Array:
+        return x.detach()
+
+
+class TorchEngine(Engine):
+    """Primitives on PyTorch tensors."""
+
+    name = "torch"
+    xp = _Namespace()
+
+    def _sample(self, image: Array, coordinates: Array, rule: Rule) -> Array:
+        return _Sample.apply(image, coordinates, rule)
+
+    def _splat(self, values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:
+        return _Splat.apply(values, coordinates, shape, rule)
+
+    def _window_sum(self, array: Array, size: tuple[int, ...]) -> Array:
+        return _WindowSum.apply(array, size)
+
+    def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
+        return _Gaussian.apply(array, sigma)
+
+
+engine = TorchEngine()
+xp = engine.xp
+
+
+class _Sample(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(image: Array, coordinates: Array, rule: Rule) -> Array:
+        return portable.sample(xp, image, coordinates, rule)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
+        image, coordinates, ctx.rule = inputs
+        ctx.save_for_backward(image, coordinates)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Array) -> tuple:
+        image, coordinates = ctx.saved_tensors
+        to_image = to_coordinates = None
+        if ctx.needs_input_grad[0]:
+            to_image = _Splat.apply(cotangent, coordinates, tuple(image.shape[1:-1]), ctx.rule.without_fill())
+        if ctx.needs_input_grad[1]:
+            to_coordinates = pull_back_sample(engine, image, coordinates, cotangent, ctx.rule)
+        return to_image, to_coordinates, None
+
+
+class _Splat(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:
+        return portable.splat(xp, values, coordinates, shape, rule)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
+        values, coordinates, _, ctx.rule = inputs
+        ctx.save_for_backward(values, coordinates)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Array) -> tuple:
+        values, coordinates = ctx.saved_tensors
+        to_values = to_coordinates = None
+        if ctx.needs_input_grad[0]:
+            to_values = _Sample.apply(cotangent, coordinates, ctx.rule)
+        if ctx.needs_input_grad[1]:
+            to_coordinates = pull_back_splat(engine, values, coordinates, cotangent, ctx.rule)
+        return to_values, to_coordinates, None, None
+
+
+class _WindowSum(torch.autograd.Function):
+    """Its own adjoint."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(array: Array, size: tuple[int, ...]) -> Array:
+        return portable.window_sum(xp, array, size)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
+        _, ctx.size = inputs
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Array) -> tuple:
+        return _WindowSum.apply(cotangent, ctx.size), None
+
+
+class _Gaussian(torch.autograd.Function):
+    """Its own adjoint."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(array: Array, sigma: tuple[float, ...]) -> Array:
+        return portable.gaussian(xp, array, sigma)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
+        _, ctx.sigma = inputs
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Array) -> tuple:
+        return _Gaussian.apply(cotangent, ctx.sigma), None

@@ -1,0 +1,117 @@
+"""Modality independent neighbourhood descriptor, self-similarity context."""
+
+from itertools import combinations
+from typing import Any
+
+from keramorph._keras import keras
+from keramorph._typing import Array
+from keramorph.errors import OptionError, ShapeError
+from keramorph.losses.images import average, average_per_sample, prepare_pair, spatial_axes, standardize
+from keramorph.losses.windows import average_box
+
+ops = keras.ops
+
+_VARIANCE_RANGE = 1e-3
+"""A local variance stays within this factor of the image's mean one, downwards, and its inverse, upwards."""
+
+_FLOOR = 1e-6
+"""Added to the mean local variance, in units of the image's own: a constant image would divide zero by zero."""
+
+
+@keras.saving.register_keras_serializable(package="keramorph")
+class MINDSSC(keras.losses.Loss):
+    """Mean squared difference of local self-similarities: for two modalities that share structure but no intensities.
+
+    Each voxel is described by the distances between the patches around it, which survive a change of contrast. In 3-D
+    these are the 12 pairs of its six face neighbours, `dilation` voxels away, that are not opposite each other; in 2-D
+    the 4 pairs of its four. The result is in [0, 1]. Call arguments are `y_true`, the fixed image, and `y_pred`, the
+    moved one: `(batch, *spatial, channels)` both, any real data type, computed in float32 or better. Beyond the border
+    the image is extended by its edge. Channels are described one by one; `sample_weight` weighs samples.
+
+    Args:
+        radius: Patches are boxes of `2 * radius + 1` voxels.
+        dilation: How many voxels away the neighbours are.
+        name: Name of the loss.
+        reduction: How Keras reduces the values `(batch,)` of the samples.
+        dtype: Data type that Keras casts the inputs to before the call, `keras.config.floatx()` where it is None.
+
+    Raises:
+        OptionError: If the radius is negative or the dilation not positive.
+        ShapeError: If the images differ in shape, or have a single spatial axis: there all pairs are opposite.
+
+    Example:
+        >>> import numpy as np
+        >>> fixed = np.random.default_rng(0).normal(size=(1, 9, 9, 9, 1)).astype("float32")
+        >>> bool(MINDSSC()(fixed, 100 - 3 * fixed) < 1e-6)
+        True
+
+    References:
+        Heinrich et al. (2013), Towards realtime multimodal fusion for image-guided interventions using
+        self-similarities, https://doi.org/10.1007/978-3-642-40811-3_24
+    """
+
+    def __init__(
+        self,
+        *,
+        radius: int = 1,
+        dilation: int = 2,
+        name: str = "mind_ssc",
+        reduction: str | None = "sum_over_batch_size",
+        dtype: str | None = None,
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        if radius < 0 or dilation < 1:
+            raise OptionError(
+                "A radius is 0 or more voxels and a dilation 1 or more. "
+                f"Received: radius={radius!r}, dilation={dilation!r}. Take radius=1, dilation=2."
+            )
+        self.radius = int(radius)
+        self.dilation = int(dilation)
+
+    def call(self, y_true: Array, y_pred: Array) -> Array:
+        """Mean squared difference of the descriptors of each sample, `(batch,)`."""
+        fixed, moved = prepare_pair(y_true, y_pred)
+        if len(fixed.shape) < 4:
+            raise ShapeError(
+                "Self-similarities need two or more spatial axes. Received: "
+                f"y_true.shape={tuple(fixed.shape)}. Use LNCC or MutualInformation for signals of one axis."
+            )
+        difference = self.describe(moved) - self.describe(fixed)
+        return average_per_sample(ops.square(difference))
+
+    def describe(self, image: Array) -> Array:
+        """Descriptors of an image `(batch, *spatial, channels)`: `(batch, *spatial, channels, pairs)` in [0, 1]."""
+        image = standardize(image)
+        neighbours = [
+            (axis, side, shift(image, axis=axis, offset=side * self.dilation))
+            for axis in spatial_axes(image)
+            for side in (-1, 1)
+        ]
+        size = 2 * self.radius + 1
+        distances = ops.stack(
+            [
+                average_box(ops.square(a[2] - b[2]), size=size)
+                for a, b in combinations(neighbours, 2)
+                if a[0] != b[0]  # opposite neighbours have the same axis
+            ],
+            axis=-1,
+        )
+        distances = distances - ops.min(distances, axis=-1, keepdims=True)
+        variance = average(distances, axis=(-1,), keepdims=True)
+        typical = average(variance, axis=spatial_axes(image), keepdims=True) + _FLOOR
+        return ops.exp(-distances / ops.clip(variance, _VARIANCE_RANGE * typical, typical / _VARIANCE_RANGE))
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that rebuild the loss."""
+        return {**super().get_config(), "radius": self.radius, "dilation": self.dilation}
+
+
+def shift(image: Array, *, axis: int, offset: int) -> Array:
+    """Image whose voxel i along an axis is voxel i + offset of the given one, the edge extended."""
+    size = ops.shape(image)[axis]
+    before: list[slice] = [slice(None)] * len(image.shape)
+    first, last, window = list(before), list(before), list(before)
+    first[axis], last[axis] = slice(0, 1), slice(-1, None)
+    window[axis] = slice(abs(offset) + offset, abs(offset) + offset + size)
+    pieces = [image[tuple(first)]] * abs(offset) + [image] + [image[tuple(last)]] * abs(offset)
+    return ops.concatenate(pieces, axis=axis)[tuple(window)]

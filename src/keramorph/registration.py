@@ -1,0 +1,222 @@
+"""Two images in, one aligned with the other out: read, solve, wrap up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keramorph import backend, ops
+from keramorph.errors import ShapeError
+from keramorph.io import read_image
+from keramorph.solver import Config, LevelRecord, Outcome, Progress, Solution, solve
+from keramorph.solver.intensity import scale_intensity
+from keramorph.solver.mapping import to_engine, to_numpy
+from keramorph.solver.pyramid import Layer
+from keramorph.solver.trust import judge
+from keramorph.space import Image
+from keramorph.transforms import AffineTransform, CompositeTransform, DisplacementTransform, from_voxel_displacement
+
+__all__ = ["Config", "Outcome", "Progress", "RegistrationResult", "register"]
+
+
+@dataclass(frozen=True, eq=False)
+class RegistrationResult:
+    """What a registration found, and what it is good for.
+
+    Args:
+        fixed: Fixed image.
+        moving: Moving image, on its own grid.
+        moved: Moving image on the fixed grid, aligned, in the moving image's data type; its lowest value where the
+            moving image says nothing.
+        transform: From fixed to moving points in millimetres: the displacement first, then the affine part. The
+            displacement lies on the fixed grid, or on a coarser one over the same field of view where the image was too
+            large for the solver.
+        inverse: From moving to fixed points.
+        outcome: Whether the result can be trusted, and what speaks against it.
+        metrics: Numbers by name. `loss_start`, `loss_affine` and `loss_deformable` are 1 minus the mean squared local
+            correlation at the finest level; `overlap` is the share of the fixed image inside the moving one and
+            `contrast` how much more alike they are than when shifted apart; `folds_percent`, `jacobian_min` and
+            `jacobian_max` describe the local change of volume; `displacement_mean_mm` and `displacement_max_mm` the
+            deformable part; `inverse_residual_mean_mm` and `inverse_residual_max_mm` the error of the inverse;
+            `seconds_affine`, `seconds_deformable` and `seconds_total` the time.
+        history: Losses and seconds of each level.
+        config: The parameters.
+
+    Example:
+        >>> rows, columns = np.mgrid[:32, :32]
+        >>> fixed = np.exp(-((rows - 15.0) ** 2 / 60 + (columns - 15.0) ** 2 / 30))
+        >>> result = register(fixed, np.roll(fixed, 2, axis=0))
+        >>> result.apply_points([[15.0, 15.0]]).round(0).tolist()
+        [[15.0, 17.0]]
+    """
+
+    fixed: Image
+    moving: Image
+    moved: Image
+    transform: CompositeTransform
+    inverse: CompositeTransform
+    outcome: Outcome
+    metrics: dict[str, float]
+    history: tuple[LevelRecord, ...] = field(repr=False)
+    config: Config
+
+    def apply(self, image: Any, *, labels: bool = False) -> Image:
+        """Return another image of the moving space as seen from the fixed grid.
+
+        Args:
+            image: Anything that `register` takes, in the physical space of the moving image.
+            labels: Whether the values are labels: then each voxel takes the nearest one and 0 outside; otherwise values
+                are interpolated, with the lowest of them outside.
+
+        Returns:
+            The image on the fixed grid, in its own data type.
+
+        Raises:
+            ShapeError: If the image has another number of axes.
+
+        Example:
+            >>> rows, columns = np.mgrid[:32, :32]
+            >>> fixed = np.exp(-((rows - 15.0) ** 2 / 60 + (columns - 15.0) ** 2 / 30))
+            >>> result = register(fixed, np.roll(fixed, 2, axis=0))
+            >>> result.apply((np.roll(fixed, 2, axis=0) > 0.5).astype("uint8"), labels=True).array.dtype
+            dtype('uint8')
+        """
+        image = read_image(image)
+        if labels:
+            return self.transform.resample(image, self.fixed.grid, order=0)
+        return self.transform.resample(image, self.fixed.grid, fill_value=_lowest(image.array))
+
+    def apply_points(self, points: Any) -> np.ndarray:
+        """Return where points of the fixed image lie in the moving image.
+
+        Args:
+            points: Points `(..., ndim)` in millimetres (x, y, z), LPS.
+
+        Returns:
+            Points `(..., ndim)` in millimetres, float64.
+
+        Example:
+            >>> rows, columns = np.mgrid[:32, :32]
+            >>> disc = np.exp(-((rows - 15.0) ** 2 + (columns - 15.0) ** 2) / 60)
+            >>> register(disc, disc).apply_points([[4.0, 9.0]]).round(3).tolist()
+            [[4.0, 9.0]]
+        """
+        return self.transform.apply_points(points)
+
+
+def register(
+    fixed: Any,
+    moving: Any,
+    *,
+    config: Config | None = None,
+    engine: str = "numpy",
+    progress: Callable[[Progress], None] | None = None,
+) -> RegistrationResult:
+    """Return the moving image laid on the fixed one, with the transform that does it and its inverse.
+
+    The images may differ in size, spacing, orientation and position; their physical grids say how. They are compared by
+    the squared local correlation of their intensities, the mean of the channels where there are several. First the
+    best of several starts (headers, centres, centres of mass, principal axes), then an affine transform, then a
+    diffeomorphic deformation, each from coarse to fine.
+
+    Args:
+        fixed: The image whose grid the result lives on: a path, a SimpleITK or nibabel image, a `keramorph.Image`, or a
+            NumPy array of 2 or 3 spatial axes with voxels of 1 mm.
+        moving: The image to be moved, likewise.
+        config: Parameters; None for the defaults.
+        engine: Whose arrays the solver works on: `"numpy"`, `"torch"`, `"jax"` or `"tensorflow"`.
+        progress: Called with a `Progress` as the search goes on.
+
+    Returns:
+        The result. Whether it can be trusted is in its `outcome`.
+
+    Raises:
+        FileError: If a file is missing or cannot be read.
+        InputError: If an image has no contrast or no finite value.
+        ShapeError: If one image is 2-D and the other 3-D.
+        OptionError: If the engine is unknown or not installed.
+
+    Example:
+        >>> rows, columns = np.mgrid[:32, :32]
+        >>> fixed = np.exp(-((rows - 15.0) ** 2 / 60 + (columns - 15.0) ** 2 / 30))
+        >>> result = register(fixed, np.roll(fixed, 2, axis=0))
+        >>> result.outcome.status, result.moved.array.shape
+        ('done', (32, 32, 1))
+
+    References:
+        Yushkevich et al., Fast automatic segmentation of hippocampal subfields and medial temporal lobe subregions in
+        3 Tesla and 7 Tesla T2-weighted MRI, 2016, doi:10.1016/j.jalz.2016.06.1205.
+    """
+    began = time.perf_counter()
+    config = Config() if config is None else config
+    like = backend.use(engine).xp.zeros((1,), dtype="float32")
+    fixed, moving = read_image(fixed), read_image(moving)
+    if fixed.grid.ndim != moving.grid.ndim:
+        raise ShapeError(
+            f"Fixed and moving image must have the same number of axes. Received: fixed of shape {fixed.grid.shape}, moving "
+            f"of shape {moving.grid.shape}. Pick one slice of the larger one, or compare two volumes."
+        )
+    layers = [_to_layer(image, name, like) for image, name in ((fixed, "fixed"), (moving, "moving"))]
+    solution = solve(*layers, config, listener=progress)
+    return _wrap_up(fixed, moving, solution, config, began)
+
+
+def _to_layer(image: Image, name: str, like: Any) -> Layer:
+    """The image as the solver takes it, in the arrays of the engine of `like`."""
+    values, mask = scale_intensity(image, name=name)
+    return Layer(to_engine(values, like), None if mask is None else to_engine(mask, like), image.grid)
+
+
+def _wrap_up(
+    fixed: Image, moving: Image, solution: Solution, config: Config, began: float
+) -> RegistrationResult:
+    """Transforms, moved image and numbers of a solution."""
+    affine = AffineTransform(solution.matrix)
+    field_mm = from_voxel_displacement(to_numpy(solution.displacement)[0], solution.grid)
+    displacement = DisplacementTransform(field_mm, solution.grid)
+    back, residual = displacement.inverse_with_residual()
+    transform = CompositeTransform([displacement, affine])
+    moved = transform.resample(moving, fixed.grid, fill_value=_lowest(moving.array))
+    metrics = {
+        **{f"loss_{name}": loss for name, loss in solution.losses.items()},
+        "overlap": solution.overlap,
+        "contrast": solution.contrast,
+        **_measure_field(solution, field_mm),
+        "inverse_residual_mean_mm": float(residual.mean()),
+        "inverse_residual_max_mm": float(residual.max()),
+        **{f"seconds_{stage}": _add_seconds(solution, stage) for stage in ("affine", "deformable")},
+        "seconds_total": time.perf_counter() - began,
+    }
+    inverse = CompositeTransform([affine.inverse(), back])
+    outcome = judge(solution, folds=metrics["folds_percent"])
+    return RegistrationResult(
+        fixed, moving, moved, transform, inverse, outcome, metrics, solution.history, config
+    )
+
+
+def _measure_field(solution: Solution, field_mm: np.ndarray) -> dict[str, float]:
+    """Numbers on the displacement."""
+    determinant = to_numpy(ops.jacobian_determinant(solution.displacement))
+    determinant = determinant * np.linalg.det(solution.matrix)
+    length = np.sqrt(np.sum(field_mm**2, axis=-1))
+    return {
+        "folds_percent": float(100 * np.mean(determinant <= 0)),
+        "jacobian_min": float(determinant.min()),
+        "jacobian_max": float(determinant.max()),
+        "displacement_mean_mm": float(length.mean()),
+        "displacement_max_mm": float(length.max()),
+    }
+
+
+def _add_seconds(solution: Solution, stage: str) -> float:
+    return sum(record.seconds for record in solution.history if record.stage == stage)
+
+
+def _lowest(array: np.ndarray) -> float:
+    """Lowest finite value of an image: what lies outside it, background or air."""
+    finite = array if array.dtype.kind != "f" else array[np.isfinite(array)]
+    return float(finite.min()) if finite.size else 0.0

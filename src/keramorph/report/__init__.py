@@ -1,0 +1,6 @@
+"""What a person looks at after a registration."""
+
+from keramorph.report.figure import draw_report, write_report
+from keramorph.report.scores import describe_outcome, describe_scores
+
+__all__ = ["describe_outcome", "describe_scores", "draw_report", "write_report"]

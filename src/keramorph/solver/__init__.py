@@ -1,0 +1,7 @@
+"""Find the transform that lays one image on another: start, affine, deformation, level by level."""
+
+from keramorph.solver.config import Config
+from keramorph.solver.result import LevelRecord, Outcome, Progress, Solution
+from keramorph.solver.search import solve
+
+__all__ = ["Config", "LevelRecord", "Outcome", "Progress", "Solution", "solve"]

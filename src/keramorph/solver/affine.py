@@ -1,0 +1,133 @@
+"""Affine alignment in millimetres, level by level, by the derivative of the similarity itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keramorph import backend
+from keramorph._typing import Array
+from keramorph.solver.mapping import voxel_matrix, voxel_positions, weigh
+from keramorph.solver.minimise import minimise
+from keramorph.solver.objective import compare, measure_fixed
+from keramorph.solver.pyramid import Level, window_size
+from keramorph.space import Grid
+
+_TOLERANCE = 1e-4
+
+_MOST_SCALE = 3.0
+"""Stretch or shrinkage along one direction that no pair of images asks for; a mirrored image is none either."""
+
+Notify = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class AffineOptions:
+    """How the affine stage works; see `Config`."""
+
+    iterations: int
+    window: float
+    strain_weight: float
+
+
+def fit_affine(
+    level: Level, matrix: np.ndarray, options: AffineOptions, *, notify: Notify
+) -> tuple[np.ndarray, list[float]]:
+    """Return the affine transform that aligns the images of a level best, near a first one.
+
+    Args:
+        level: Both images at one spacing.
+        matrix: Homogeneous matrix in millimetres, fixed to moving points, to start from.
+        options: Iterations, window and weight of the strain.
+        notify: Called with the number of iterations done and the loss.
+
+    Returns:
+        The matrix, and the loss before each iteration and at the end (that of the strain included).
+    """
+    problem = _Problem(level, matrix, options)
+    parameters, losses = minimise(
+        problem.evaluate,
+        np.zeros(problem.count),
+        iterations=options.iterations,
+        reach=float(np.clip(level.spacing, None, problem.radius)),
+        tolerance=_TOLERANCE,
+        notify=notify,
+    )
+    return problem.to_matrix(parameters), losses
+
+
+class _Problem:
+    """Loss of an affine transform as a function of parameters in millimetres.
+
+    The first n * n change the matrix, in millimetres of motion at a typical distance from the centre of the fixed
+    image, and the last n move that centre: all of them cost and gain alike.
+    """
+
+    def __init__(self, level: Level, matrix: np.ndarray, options: AffineOptions) -> None:
+        grid = level.fixed.grid
+        ndim = grid.ndim
+        self.level, self.options, self.matrix = level, options, matrix
+        self.count = ndim * (ndim + 1)
+        self.size = window_size(options.window * level.spacing, grid)
+        self.moments = measure_fixed(level.fixed.values, size=self.size)
+        self.centre = grid.center
+        self.radius = _typical_distance(grid)
+        # Fixed voxels in units of the radius around the centre, and a 1: what the parameters multiply.
+        normal = np.eye(ndim + 1)
+        normal[:ndim] = grid.affine[:ndim]
+        normal[:ndim, ndim] -= self.centre
+        normal[:ndim] /= self.radius
+        self.points = voxel_positions(np.vstack([normal, np.eye(ndim + 1)[-1:]]), grid.shape, level.fixed.values)
+
+    def to_matrix(self, parameters: np.ndarray) -> np.ndarray:
+        """Homogeneous matrix in millimetres that the parameters stand for."""
+        ndim = len(self.centre)
+        matrix = self.matrix.copy()
+        target = self.matrix[:ndim, :ndim] @ self.centre + self.matrix[:ndim, ndim] + parameters[ndim * ndim :]
+        matrix[:ndim, :ndim] += parameters[: ndim * ndim].reshape(ndim, ndim) / self.radius
+        matrix[:ndim, ndim] = target - matrix[:ndim, :ndim] @ self.centre
+        return matrix
+
+    def evaluate(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        """Loss and its gradient."""
+        level, matrix = self.level, self.to_matrix(parameters)
+        scales = np.linalg.svd(matrix[:-1, :-1], compute_uv=False)
+        if np.linalg.det(matrix[:-1, :-1]) <= 0 or scales[0] > _MOST_SCALE or scales[-1] < 1 / _MOST_SCALE:
+            # Not a way from one body to another: the line search takes a shorter step.
+            return np.inf, np.zeros_like(parameters)
+        engine = backend.of(level.fixed.values)
+        moving = level.moving.grid
+        positions = voxel_positions(voxel_matrix(matrix, level.fixed.grid, moving), level.fixed.grid.shape, self.points)
+        moved, slope = engine.sample_with_derivative(level.moving.values, positions)
+        result = compare(self.moments, moved, weigh(level.fixed, level.moving, positions), size=self.size)
+        gradient = self._collect(engine.xp, result.derivative * slope[..., 0, :])
+        strain, strain_gradient = _measure_strain(matrix[:-1, :-1])
+        cost = self.options.strain_weight
+        ndim = len(self.centre)
+        gradient[: ndim * ndim] += cost * strain_gradient.ravel() / self.radius
+        return 1 - float(result.similarity) + cost * strain, gradient
+
+    def _collect(self, xp: Any, to_position: Array) -> np.ndarray:
+        """Gradient to the parameters, of the similarity's derivative `(1, *spatial, n)` to moving voxels; negated."""
+        ndim = len(self.centre)
+        rows = xp.reshape(to_position, (-1, ndim))
+        points = xp.reshape(self.points, (-1, ndim + 1))
+        sums = xp.matmul(xp.transpose(rows, (1, 0)), points)
+        total = np.asarray([[float(value) for value in row] for row in sums], dtype=np.float64)
+        total = -np.linalg.inv(self.level.moving.grid.matrix).T @ total
+        return np.concatenate([total[:, :ndim].ravel(), total[:, ndim]])
+
+
+def _typical_distance(grid: Grid) -> float:
+    """Root mean square distance of voxels from the centre along one axis, in millimetres."""
+    extent = np.asarray(grid.shape) * grid.spacing
+    return float(np.sqrt(np.mean(extent**2) / 12))
+
+
+def _measure_strain(linear: np.ndarray) -> tuple[float, np.ndarray]:
+    """Sum of squares of Green's strain `(MᵀM - I) / 2`, which no rotation changes, and its gradient."""
+    strain = (linear.T @ linear - np.eye(len(linear))) / 2
+    return float(np.sum(strain**2)), 2 * linear @ strain

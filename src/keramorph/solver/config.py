@@ -1,0 +1,90 @@
+"""The parameters of a registration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from keramorph.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a registration can be told; the defaults suit images of any size, spacing and dimension.
+
+    Lengths are multiples of a level's spacing, which is isotropic and in millimetres: the finest level has the smallest
+    spacing of the fixed image, and each coarser one twice the spacing of the one before. An axis whose voxels are
+    larger than that keeps its own.
+
+    Args:
+        levels: Most levels of the pyramid of the deformable stage.
+        iterations: Most iterations of the deformable stage at each level; 0 leaves the transform affine.
+        affine_levels: Most levels of the pyramid of the affine stage.
+        affine_iterations: Most iterations of the affine stage at each level; 0 leaves the start as it is.
+        window: Edge of the windows of the local correlation, in spacings of the level.
+        update_smoothing: Standard deviation of the Gaussian that smooths each update, in spacings of the level.
+        field_smoothing: Standard deviation of the Gaussian that smooths the displacement after each update, in spacings
+            of the level.
+        step: Longest update in one iteration, in spacings of the level; below 0.5 no update folds.
+        tolerance: A level ends when ten iterations raise the similarity by less than this share of it.
+        strain_weight: Similarity that a unit of squared strain of the affine part costs, which keeps it from being
+            stretched where the images do not ask for it.
+        voxels: Largest number of voxels at which the deformation is optimised; larger images are solved at the next
+            coarser level.
+        seed: Seed of every random choice, so that a run can be repeated; the present algorithms make none.
+
+    Raises:
+        OptionError: If a value is out of range.
+
+    Example:
+        >>> Config(iterations=0).levels
+        5
+    """
+
+    levels: int = 5
+    iterations: int = 100
+    affine_levels: int = 3
+    affine_iterations: int = 40
+    window: float = 7.0
+    update_smoothing: float = 1.73
+    field_smoothing: float = 0.7
+    step: float = 0.4
+    tolerance: float = 2e-4
+    strain_weight: float = 0.05
+    voxels: int = 3_000_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            self._check_type(field.name, whole=field.type == "int")
+        for name, lowest, highest in _RANGES:
+            value = getattr(self, name)
+            if not lowest <= value <= highest:
+                raise OptionError(
+                    f"`{name}` must lie between {lowest:g} and {highest:g}. Received: {name}={value}. "
+                    f"Its default is {type(self).__dataclass_fields__[name].default}."
+                )
+
+    def _check_type(self, name: str, *, whole: bool) -> None:
+        value = getattr(self, name)
+        allowed = int if whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            raise OptionError(
+                f"`{name}` must be {'a whole number' if whole else 'a number'}. Received: {name}={value!r}. "
+                f"Its default is {type(self).__dataclass_fields__[name].default}."
+            )
+
+
+_RANGES = (
+    ("levels", 1, 12),
+    ("iterations", 0, 100_000),
+    ("affine_levels", 1, 12),
+    ("affine_iterations", 0, 100_000),
+    ("window", 3, 99),
+    ("update_smoothing", 0.5, 20),
+    ("field_smoothing", 0, 20),
+    ("step", 0.01, 0.5),
+    ("tolerance", 0, 1),
+    ("strain_weight", 0, 1000),
+    ("voxels", 1000, 10**12),
+    ("seed", 0, 2**63),
+)

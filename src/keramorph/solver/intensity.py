@@ -1,0 +1,75 @@
+"""Images as the solver wants them: one channel, values from 0 to 1, and what is missing known."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from keramorph.errors import InputError
+from keramorph.space import Image
+
+_TAIL = 0.5
+"""Percentage of values cut off at either end."""
+
+_FREQUENT = 0.002
+"""Share of voxels above which the lowest value is taken for a background or a padding."""
+
+
+class Scaled(NamedTuple):
+    """One channel `(1, *spatial, 1)` of float32 in [0, 1], and a mask of the same shape, None where all is valid."""
+
+    values: np.ndarray
+    mask: np.ndarray | None
+
+
+def scale_intensity(image: Image, *, name: str) -> Scaled:
+    """Return the mean of an image's channels, scaled to [0, 1] by robust percentiles.
+
+    A lowest value that many voxels share (the background of a stripped brain, the -2048 outside a CT scanner's circle)
+    does not take part in the percentiles, so that a padding far below all else costs the image no contrast. Values
+    that are not finite are missing: they are masked out.
+
+    Args:
+        image: Any real data type, any number of channels.
+        name: What the image is called in an error.
+
+    Returns:
+        Values and mask.
+
+    Raises:
+        InputError: If no value is finite, or all are equal.
+    """
+    values = image.array.mean(axis=-1, dtype=np.float32) if image.channels > 1 else image.array[..., 0].astype(np.float32)
+    finite = np.isfinite(values)
+    known = values if finite.all() else values[finite]
+    if known.size == 0:
+        raise InputError(
+            f"The {name} image needs at least one finite value. Received: {values.size} values, all NaN or infinite. "
+            "Check how the file was made."
+        )
+    low, high = _find_range(known)
+    if not high > low:
+        raise InputError(
+            f"The {name} image needs contrast to be registered. Received: one and the same value {low:g} nearly everywhere. "
+            "Check that the right file, and the right channel, was given."
+        )
+    scaled = np.clip((values - low) / (high - low), 0, 1)
+    mask = None
+    if known.size < values.size:
+        mask = finite.astype(np.float32)[None, ..., None]
+        scaled = np.where(finite, scaled, np.float32(0))
+    return Scaled(scaled[None, ..., None].astype(np.float32), mask)
+
+
+def _find_range(values: np.ndarray) -> tuple[float, float]:
+    """Lowest and highest value that count."""
+    lowest = values.min()
+    above = values[values > lowest]
+    if above.size and values.size - above.size > _FREQUENT * values.size:
+        values = above
+    low, high = np.percentile(values, [_TAIL, 100 - _TAIL])
+    if high > low:
+        return float(low), float(high)
+    # An image of few values, a mask for one: the percentiles fall together.
+    return float(lowest), float(above.max()) if above.size else float(lowest)

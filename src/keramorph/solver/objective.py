@@ -1,0 +1,121 @@
+"""How alike two images are, window by window, and the derivative to one of them.
+
+The squared local correlation is c(x) = r² / ((v_f + e)(v_m + e)), where r is the covariance and v the variances of the
+two images in a window around x, and e is the square of a noise level below which contrast does not count. Its value
+comes from five window moments and its derivative from three more window sums, because a box window is its own adjoint.
+Squared, it does not ask which of two tissues is the brighter one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from keramorph import backend
+from keramorph._typing import Array
+
+NOISE = 0.01
+"""Contrast that counts as none, as a share of an image's range."""
+
+ENOUGH_OVERLAP = 0.5
+"""Share of the fixed image below which a smaller overlap lowers the similarity, so that parting never pays."""
+
+
+class FixedMoments(NamedTuple):
+    """What the windows of the fixed image hold, computed once per level; each is `(1, *spatial, 1)`."""
+
+    values: Array
+    share: Array
+    mean: Array
+    variance: Array
+
+
+class Comparison(NamedTuple):
+    """Similarity and how it changes with the moved image.
+
+    `derivative` is that of the similarity; `curvature` is the second derivative of a sum of squares which the
+    similarity resembles near its top, the scale of a Gauss-Newton step. Both are `(1, *spatial, 1)`.
+    """
+
+    similarity: Array
+    derivative: Array
+    curvature: Array
+
+
+def measure_fixed(fixed: Array, *, size: tuple[int, ...]) -> FixedMoments:
+    """Return the window moments of a fixed image `(1, *spatial, 1)`, windows of an odd `size` in voxels."""
+    engine = backend.of(fixed)
+    xp = engine.xp
+    values = fixed - xp.mean(fixed)
+    sums = engine.window_sum(xp.concatenate([values * 0 + 1, values, values * values], axis=-1), size=size)
+    share = 1 / sums[..., :1]
+    mean = sums[..., 1:2] * share
+    return FixedMoments(values, share, mean, _variance(xp, sums[..., 2:] * share, mean))
+
+
+def measure_similarity(moments: FixedMoments, moved: Array, weight: Array, *, size: tuple[int, ...]) -> Array:
+    """Return the mean squared local correlation, a scalar in [0, 1].
+
+    Args:
+        moments: Of the fixed image.
+        moved: Moving image on the fixed grid, `(1, *spatial, 1)`.
+        weight: How much each window counts, `(1, *spatial, 1)`, 0 outside the moving image.
+        size: Edges of a window in voxels.
+
+    Returns:
+        A scalar of the engine.
+    """
+    xp = backend.of(moved).xp
+    _, _, variance, covariance = _measure_moved(moments, moved, size)
+    correlation = covariance * covariance / (moments.variance * variance)
+    return xp.sum(weight * correlation) / _total(xp, weight)
+
+
+def compare(moments: FixedMoments, moved: Array, weight: Array, *, size: tuple[int, ...]) -> Comparison:
+    """Return the similarity of `measure_similarity`, and how it changes with the moved image.
+
+    The weights count as constant.
+
+    References:
+        Avants et al., Symmetric diffeomorphic image registration with cross-correlation, 2008,
+        doi:10.1016/j.media.2007.06.004.
+    """
+    engine = backend.of(moved)
+    xp = engine.xp
+    centred, mean, variance, covariance = _measure_moved(moments, moved, size)
+    total = _total(xp, weight)
+    by_moved = covariance / variance
+    by_fixed = covariance / moments.variance
+    similarity = xp.sum(weight * by_fixed * by_moved) / total
+    share = weight * moments.share * (2 / total)
+    to_fixed = share * by_fixed / variance
+    to_moved = to_fixed * by_moved
+    offset = to_fixed * moments.mean - to_moved * mean
+    sums = engine.window_sum(xp.concatenate([to_fixed, to_moved, offset, share / variance], axis=-1), size=size)
+    derivative = moments.values * sums[..., :1] - centred * sums[..., 1:2] - sums[..., 2:3]
+    return Comparison(similarity, derivative, sums[..., 3:])
+
+
+def _measure_moved(moments: FixedMoments, moved: Array, size: tuple[int, ...]) -> tuple[Array, Array, Array, Array]:
+    """Moved image without its mean, and its window mean, variance and covariance with the fixed image."""
+    engine = backend.of(moved)
+    xp = engine.xp
+    centred = moved - xp.mean(moved)
+    products = [centred, centred * centred, centred * moments.values]
+    sums = engine.window_sum(xp.concatenate(products, axis=-1), size=size) * moments.share
+    mean = sums[..., :1]
+    return centred, mean, _variance(xp, sums[..., 1:2], mean), sums[..., 2:] - mean * moments.mean
+
+
+def _variance(xp: Any, square: Array, mean: Array) -> Array:
+    """Variance plus that of the noise; rounding can take the difference below zero, never the sum."""
+    difference = square - mean * mean
+    return xp.where(difference > 0, difference, difference * 0) + NOISE**2
+
+
+def _total(xp: Any, weight: Array) -> Array:
+    """Weight of all windows, but no less than that of half of them."""
+    total = xp.sum(weight)
+    count = 1
+    for length in xp.shape(weight):
+        count *= length
+    return xp.maximum(total, total * 0 + ENOUGH_OVERLAP * count)

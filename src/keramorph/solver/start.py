@@ -1,0 +1,71 @@
+"""Where an affine alignment may start from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keramorph.solver.mapping import to_numpy
+from keramorph.solver.pyramid import Layer
+from keramorph.space import Grid
+
+
+def list_starts(fixed: Layer, moving: Layer) -> dict[str, np.ndarray]:
+    """Return homogeneous matrices in millimetres, fixed to moving points, by name.
+
+    The headers as they are; the centres of the grids laid on one another; the centres of mass; and the principal axes
+    of the mass too, turned the way that lies nearest to the headers.
+
+    Args:
+        fixed: Fixed image at a coarse level, values in [0, 1].
+        moving: Moving image, likewise.
+
+    Returns:
+        The starts, the most trusted first.
+    """
+    fixed_mean, fixed_spread = _measure_mass(fixed)
+    moving_mean, moving_spread = _measure_mass(moving)
+    identity = np.eye(fixed.grid.ndim)
+    return {
+        "headers": np.eye(fixed.grid.ndim + 1),
+        "centres": _join(identity, fixed.grid.center, moving.grid.center),
+        "masses": _join(identity, fixed_mean, moving_mean),
+        "moments": _join(_align_axes(fixed_spread, moving_spread), fixed_mean, moving_mean),
+    }
+
+
+def _join(linear: np.ndarray, fixed_point: np.ndarray, moving_point: np.ndarray) -> np.ndarray:
+    """Homogeneous matrix with this linear part that takes one point to another."""
+    ndim = len(linear)
+    matrix = np.eye(ndim + 1)
+    matrix[:ndim, :ndim] = linear
+    matrix[:ndim, ndim] = moving_point - linear @ fixed_point
+    return matrix
+
+
+def _measure_mass(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    """Centre of mass and covariance of the mass in millimetres."""
+    mass = to_numpy(layer.values)[0, ..., 0].astype(np.float64)
+    if layer.mask is not None:
+        mass = mass * to_numpy(layer.mask)[0, ..., 0]
+    points = _points(layer.grid)
+    weights = mass.reshape(-1, 1) / mass.sum()
+    mean = (weights * points).sum(axis=0)
+    offset = points - mean
+    return mean, (weights * offset).T @ offset
+
+
+def _points(grid: Grid) -> np.ndarray:
+    """Physical points `(voxels, ndim)` of a grid."""
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1)
+    return grid.to_physical(index.reshape(-1, grid.ndim))
+
+
+def _align_axes(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """Rotation that takes the principal axes of one covariance to those of another, the signs nearest to no rotation."""
+    _, fixed_axes = np.linalg.eigh(fixed)
+    _, moving_axes = np.linalg.eigh(moving)
+    signs = np.sign(np.sum(fixed_axes * moving_axes, axis=0))
+    signs[signs == 0] = 1
+    if np.linalg.det(moving_axes * signs) * np.linalg.det(fixed_axes) < 0:
+        signs[np.argmin(np.abs(np.sum(fixed_axes * moving_axes, axis=0)))] *= -1
+    return (moving_axes * signs) @ fixed_axes.T

@@ -1,0 +1,98 @@
+"""How well a transform aligns two images, in numbers that let a result be trusted or not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keramorph import backend
+from keramorph._typing import Array
+from keramorph.solver.mapping import transform_vectors, voxel_matrix, voxel_positions, weigh
+from keramorph.solver.objective import measure_fixed, measure_similarity
+from keramorph.solver.pyramid import Level, window_size
+from keramorph.solver.result import Outcome, Solution
+
+_LEAST_OVERLAP = 0.05
+_LEAST_CONTRAST = 0.05
+_MOST_FOLDS = 1.0
+"""Limits of trust: share of the fixed image, gain over chance, percentage of folded voxels."""
+
+_AWAY = (-0.35, -0.25, -0.15, 0.15, 0.25, 0.35)
+"""Shares of the field of view by which the images are shifted apart to see what chance alone would give."""
+
+_FEW = 3
+"""Voxels along an axis that are too few for shifts."""
+
+
+def measure_loss(level: Level, matrix: np.ndarray, displacement: Array | None, *, window: float) -> float:
+    """Return 1 minus the similarity of the images at a level under a transform.
+
+    Args:
+        level: Both images at one spacing.
+        matrix: Homogeneous matrix in millimetres, applied after the displacement.
+        displacement: `(1, *spatial, ndim)` in voxels of the level's fixed grid, or None.
+        window: Edge of a window in spacings of the level.
+    """
+    grid = level.fixed.grid
+    size = window_size(window * level.spacing, grid)
+    positions = _positions(level, matrix)
+    if displacement is not None:
+        to_moving = voxel_matrix(matrix, grid, level.moving.grid)[:-1, :-1]
+        positions = positions + transform_vectors(displacement, to_moving)
+    moved = backend.of(positions).sample(level.moving.values, positions)
+    moments = measure_fixed(level.fixed.values, size=size)
+    return 1 - float(measure_similarity(moments, moved, weigh(level.fixed, level.moving, positions), size=size))
+
+
+def measure_overlap(level: Level, matrix: np.ndarray) -> float:
+    """Return the share of the fixed image that lies inside the moving image."""
+    weight = weigh(level.fixed, level.moving, _positions(level, matrix))
+    return float(backend.of(weight).xp.mean(weight))
+
+
+def measure_contrast(level: Level, matrix: np.ndarray, *, window: float) -> float:
+    """Return by how much more alike the images are than when they are shifted apart.
+
+    Args:
+        level: Both images at one spacing, a coarse one.
+        matrix: Homogeneous matrix in millimetres.
+        window: Edge of a window in spacings of the level.
+
+    Returns:
+        What the similarity gains over the best of several shifts along each axis, as a share of what it could gain: 1
+        for images that fit perfectly and nowhere else, about 0 for images that have nothing in common.
+    """
+    grid = level.fixed.grid
+    similarity = 1 - measure_loss(level, matrix, None, window=window)
+    others = [0.0]
+    for axis, count in enumerate(grid.shape):
+        for share in _AWAY if count > _FEW else ():
+            shifted = matrix.copy()
+            shifted[:-1, -1] += matrix[:-1, :-1] @ grid.matrix[:, axis] * (share * count)
+            others.append(1 - measure_loss(level, shifted, None, window=window))
+    return (similarity - max(others)) / (1 - max(others))
+
+
+def _positions(level: Level, matrix: np.ndarray) -> Array:
+    """Voxels of the moving grid at which the fixed voxels read."""
+    grid = level.fixed.grid
+    return voxel_positions(voxel_matrix(matrix, grid, level.moving.grid), grid.shape, level.fixed.values)
+
+
+def judge(solution: Solution, *, folds: float) -> Outcome:
+    """Return whether a solution can be trusted, and if not, why.
+
+    Args:
+        solution: What the solver found.
+        folds: Percentage of voxels at which the transform folds.
+    """
+    if solution.overlap < _LEAST_OVERLAP:
+        return Outcome(
+            "untrusted", f"Only {100 * solution.overlap:.1f} % of the fixed image lies inside the moved one."
+        )
+    if solution.contrast < _LEAST_CONTRAST:
+        return Outcome(
+            "untrusted", "The images are hardly more alike where they were laid than where they do not belong together."
+        )
+    if folds > _MOST_FOLDS:
+        return Outcome("untrusted", f"The transform folds at {folds:.2f} % of the voxels.")
+    return Outcome("done")

@@ -1,0 +1,215 @@
+"""Displacement fields in millimetres, and their voxel form."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keramorph import backend
+from keramorph.errors import InputError, ShapeError
+from keramorph.space import Grid
+from keramorph.transforms.transform import Transform, grid_points, slabs
+
+_TOLERANCE = 1e-3
+"""Residual, in voxels of the smallest spacing, at which the inverse at a point is done."""
+
+_BLOCK = 1 << 16
+"""Voxels whose inverse is solved at a time: few enough that a step's arrays stay in the cache."""
+
+_STEPS = (1e-3, 3.0)
+"""Shortest and longest step of the inverse's fixed point, whose own step is 1."""
+
+_SAME = 1e-7
+"""Share of a voxel within which a grid is the field's own: no interpolation then."""
+
+
+class DisplacementTransform(Transform):
+    """A displacement for each voxel of a grid, linear in between; outside, its edge goes on.
+
+    ITK takes zero outside instead: let the field cover the whole fixed image where both must agree.
+
+    Args:
+        displacement: Displacement `(*grid.shape, ndim)` in millimetres (x, y, z), LPS, added to fixed points.
+        grid: Where the voxels of the field lie.
+
+    Raises:
+        ShapeError: If the field does not have the grid's shape and one component per axis.
+        InputError: If a value is not finite.
+
+    Example:
+        >>> grid = Grid.from_spacing((5, 6))
+        >>> DisplacementTransform(np.full((5, 6, 2), 0.5), grid).apply_points([1, 2]).tolist()
+        [1.5, 2.5]
+    """
+
+    def __init__(self, displacement: np.ndarray, grid: Grid) -> None:
+        _check_field(displacement, grid)
+        displacement = np.asarray(displacement)
+        if displacement.dtype not in (np.float32, np.float64):
+            displacement = displacement.astype(np.float32)
+        if not np.isfinite(displacement).all():
+            raise InputError(
+                f"A displacement field must be finite. Received: {int((~np.isfinite(displacement)).sum())} values that "
+                "are NaN or infinite. Check how it was made."
+            )
+        self.displacement = displacement
+        self.grid = grid
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return self.grid.ndim
+
+    def inverse(self) -> DisplacementTransform:
+        """Return the transform that takes moving points back to fixed points, on the same grid.
+
+        `inverse_with_residual` tells how good it is.
+        """
+        return self.inverse_with_residual()[0]
+
+    def inverse_with_residual(
+        self, *, grid: Grid | None = None, iterations: int = 100
+    ) -> tuple[DisplacementTransform, np.ndarray]:
+        """Return the inverse and how far it is from one, voxel by voxel.
+
+        The inverse v solves v(y) = -u(y + v(y)), by a fixed point [1] with steps after Barzilai and Borwein [2], voxel
+        by voxel, that never lead further away. Where the field folds, several points lead to y: v is one of them, or
+        the residual tells that none was found.
+
+        Args:
+            grid: Where the inverse is wanted; the field's own grid by default.
+            iterations: Most steps to take; a voxel is done when its residual is a thousandth of a voxel.
+
+        Returns:
+            The inverse, and the residual `|v(y) + u(y + v(y))|`, `(*grid.shape,)` in millimetres.
+
+        References:
+            [1] Chen et al., "A simple fixed-point approach to invert a deformation field", Medical Physics 35, 2008.
+            https://doi.org/10.1118/1.2816107
+            [2] Barzilai and Borwein, "Two-point step size gradient methods", IMA Journal of Numerical Analysis 8, 1988.
+            https://doi.org/10.1093/imanum/8.1.141
+        """
+        grid = self.grid if grid is None else grid
+        self._check_ndim(grid, "grid")
+        field = to_voxel_displacement(self.displacement, self.grid)
+        matrix = self.grid.matrix.astype(field.dtype)
+        inverse = np.empty((*grid.shape, self.ndim), dtype=self.displacement.dtype)
+        residual = np.empty(grid.shape)
+        for rows in slabs(grid.shape, _BLOCK):
+            index = self.grid.to_index(grid_points(grid, rows)).reshape(-1, self.ndim).astype(field.dtype)
+            solution, error = _solve(field, index, matrix, iterations)
+            inverse[rows] = (solution @ matrix.T).reshape(inverse[rows].shape)
+            residual[rows] = error.reshape(residual[rows].shape)
+        return DisplacementTransform(inverse, grid), residual
+
+    def _at(self, points: np.ndarray) -> np.ndarray:
+        """Displacement `(..., ndim)` at any points `(..., ndim)`."""
+        index = self.grid.to_index(points).reshape(-1, self.ndim)
+        return _sample(self.displacement, index).reshape(points.shape).astype(np.float64)
+
+    def _apply(self, points: np.ndarray) -> np.ndarray:
+        return points + self._at(points)
+
+    def _apply_grid(self, grid: Grid, rows: slice) -> np.ndarray:
+        if grid.matches(self.grid, tolerance=_SAME):
+            return grid_points(grid, rows) + self.displacement[rows]
+        return super()._apply_grid(grid, rows)
+
+
+def _solve(field: np.ndarray, index: np.ndarray, matrix: np.ndarray, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+    """Solution v of v = -field(index + v) in voxels, `(n, ndim)`, and the length of what is left in mm, `(n,)`."""
+    best = -_sample(field, index)
+    miss = best + _sample(field, index + best)
+    error = _lengths(miss, matrix)
+    step = np.ones(len(index), dtype=field.dtype)
+    enough = _TOLERANCE * np.linalg.norm(matrix, axis=0).min()
+    for _ in range(iterations):
+        left = np.flatnonzero(error > enough)
+        if not len(left):
+            break
+        move = -step[left, None] * miss[left]
+        trial_miss = best[left] + move + _sample(field, index[left] + best[left] + move)
+        trial_error = _lengths(trial_miss, matrix)
+        better = trial_error < error[left]
+        step[left] = _next_step(step[left], move, trial_miss - miss[left], better)
+        taken = left[better]
+        best[taken] += move[better]
+        miss[taken], error[taken] = trial_miss[better], trial_error[better]
+    return best, error
+
+
+def _next_step(step: np.ndarray, move: np.ndarray, change: np.ndarray, better: np.ndarray) -> np.ndarray:
+    """Steps `(n,)` from what the last moves did to the misses: a secant, and a half at most after a vain move."""
+    slope = np.einsum("nd,nd->n", move, change)
+    secant = np.einsum("nd,nd->n", move, move) / np.where(slope > 0, slope, 1.0)
+    following = np.where(slope > 0, secant, step)
+    return np.clip(np.where(better, following, np.minimum(following, step / 2)), *_STEPS).astype(step.dtype)
+
+
+def _lengths(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Lengths `(n,)` in mm of vectors `(n, ndim)` in voxels, without BLAS: its threads cost more than they do."""
+    squares = np.zeros(len(vectors), dtype=vectors.dtype)
+    for row in matrix:
+        squares += sum(vectors[:, axis] * factor for axis, factor in enumerate(row) if factor) ** 2
+    return np.sqrt(squares)
+
+
+def _sample(field: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Field values `(n, ndim)` at continuous indices `(n, ndim)`, its edge extended."""
+    return backend.use("numpy").sample(field[None], index[None], order=1, boundary="nearest")[0]
+
+
+def to_voxel_displacement(displacement: np.ndarray, grid: Grid) -> np.ndarray:
+    """Return a field in voxels of its grid, one component per array axis.
+
+    Args:
+        displacement: Displacement `(*grid.shape, ndim)` in millimetres (x, y, z), LPS.
+        grid: Where the voxels of the field lie.
+
+    Returns:
+        Displacement `(*grid.shape, ndim)` in voxels along the array axes, in the field's floating type.
+
+    Raises:
+        ShapeError: If the field does not have the grid's shape and one component per axis.
+
+    Example:
+        >>> to_voxel_displacement(np.ones((5, 6, 2)), Grid.from_spacing((5, 6), (2.0, 4.0)))[0, 0].tolist()
+        [0.5, 0.25]
+    """
+    _check_field(displacement, grid)
+    return _multiply(displacement, np.linalg.inv(grid.matrix))
+
+
+def from_voxel_displacement(displacement: np.ndarray, grid: Grid) -> np.ndarray:
+    """Return a field in millimetres, one component per physical axis.
+
+    Args:
+        displacement: Displacement `(*grid.shape, ndim)` in voxels along the array axes.
+        grid: Where the voxels of the field lie.
+
+    Returns:
+        Displacement `(*grid.shape, ndim)` in millimetres (x, y, z), LPS, in the field's floating type.
+
+    Raises:
+        ShapeError: If the field does not have the grid's shape and one component per axis.
+
+    Example:
+        >>> from_voxel_displacement(np.ones((5, 6, 2)), Grid.from_spacing((5, 6), (2.0, 4.0)))[0, 0].tolist()
+        [4.0, 2.0]
+    """
+    _check_field(displacement, grid)
+    return _multiply(displacement, grid.matrix)
+
+
+def _multiply(field: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Matrix times each vector of a field, in its own precision but never below single."""
+    dtype = np.result_type(np.asarray(field).dtype, np.float32)
+    return np.asarray(field, dtype=dtype) @ matrix.T.astype(dtype)
+
+
+def _check_field(displacement: np.ndarray, grid: Grid) -> None:
+    if np.shape(displacement) != (*grid.shape, grid.ndim):
+        raise ShapeError(
+            f"A displacement field on a grid of shape {grid.shape} needs the shape {(*grid.shape, grid.ndim)}. "
+            f"Received: displacement.shape={np.shape(displacement)}. The last axis holds one component per axis; "
+            "there is no batch axis."
+        )

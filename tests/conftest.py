@@ -1,0 +1,100 @@
+"""What all tests share: which engine this process tests, and which tests belong to which pass of `make test`.
+
+`make test` runs one process per engine. Tests that need Keras carry the marker `keras`, those that take `engine_name`
+the marker `engine`, both set here from what a test imports and asks for; everything else runs once, on NumPy.
+"""
+
+import ast
+import functools
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ENGINES = ("numpy", "tensorflow", "jax", "torch")
+KERAS_PACKAGES = frozenset({"layers", "losses", "metrics", "networks", "compat", "_keras"})
+
+hypothesis.settings.register_profile(
+    "keramorph",
+    deadline=None,
+    max_examples=40,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("keramorph")
+
+
+def read_engine_name() -> str:
+    name = os.environ.get("KERAMORPH_TEST_ENGINE") or os.environ.get("KERAS_BACKEND") or "numpy"
+    if name not in ENGINES:
+        raise pytest.UsageError(f"The engine under test is one of {ENGINES}. Received: KERAMORPH_TEST_ENGINE={name!r}.")
+    return name
+
+
+@pytest.fixture(scope="session")
+def engine_name() -> str:
+    """Name of the engine that this process tests."""
+    return read_engine_name()
+
+
+@pytest.fixture
+def make_array(engine_name):
+    """Function that turns a NumPy array into one of the engine under test."""
+    return functools.partial(to_engine, engine_name)
+
+
+def to_engine(engine_name: str, values):
+    if engine_name == "tensorflow":
+        import tensorflow
+
+        return tensorflow.convert_to_tensor(values)
+    if engine_name == "jax":
+        import jax.numpy
+
+        return jax.numpy.asarray(values)
+    if engine_name == "torch":
+        import torch
+
+        return torch.as_tensor(values)
+    return values
+
+
+def imports_keras(source: str) -> bool:
+    """Whether a piece of Python imports Keras, or a package of Keramorph that does, anywhere in it."""
+    return any(_names_keras(node) for node in ast.walk(ast.parse(source)))
+
+
+@functools.cache
+def file_imports_keras(path: Path) -> bool:
+    return imports_keras(path.read_text(encoding="utf-8"))
+
+
+def _names_keras(node: ast.AST) -> bool:
+    if isinstance(node, ast.Import):
+        return any(_is_keras(alias.name) for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        module = node.module or ""
+        return _is_keras(module) or any(_is_keras(f"{module}.{alias.name}") for alias in node.names)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return _is_keras(f"{node.value.id}.{node.attr}")
+    return False
+
+
+def _is_keras(dotted: str) -> bool:
+    head, _, rest = dotted.partition(".")
+    return head == "keras" or (head == "keramorph" and rest.split(".")[0] in KERAS_PACKAGES)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "keras: needs Keras; runs once per Keras backend")
+    config.addinivalue_line("markers", "engine: runs once per engine, NumPy included")
+    read_engine_name()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "engine_name" in getattr(item, "fixturenames", ()):
+            item.add_marker("engine")
+        elif file_imports_keras(item.path):
+            item.add_marker("keras")

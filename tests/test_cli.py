@@ -1,0 +1,318 @@
+"""The commands from the shell's side: what they write, print and exit with."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from keramorph import registration
+from keramorph.cli import app, command, main
+from keramorph.solver import Outcome, Progress
+
+HEAVY = ("numpy", "scipy", "matplotlib", "SimpleITK", "keras", "tensorflow", "torch", "jax")
+
+
+@pytest.fixture
+def shell(capsys):
+    """Function that runs a command in this process: exit code, stdout, stderr."""
+
+    def shell(*words):
+        with pytest.raises(SystemExit) as end:
+            app([str(word) for word in words])
+        return end.value.code or 0, *capsys.readouterr()
+
+    return shell
+
+
+def make_blobs(shape, *, shift=0.0):
+    """A smooth image of whole numbers with texture everywhere, 0 to 200, and a copy that is shifted and bent."""
+    index = np.indices(shape, dtype=float)
+    for axis in range(len(shape)):
+        index[axis] += shift * (1 + 0.3 * np.sin(index[axis - 1] / 7))
+    values = sum(np.sin(index[axis] / (2.5 + axis)) * np.cos(index[axis - 1] / 4.5) for axis in range(len(shape)))
+    centre = (np.array(shape) / 2).reshape(-1, *[1] * len(shape))
+    envelope = np.exp(-(((index - centre) / (0.3 * np.array(shape).reshape(centre.shape))) ** 2).sum(axis=0))
+    return np.rint(np.clip(100 * envelope * (1.5 + 0.3 * values), 0, 255)).astype(np.uint8)
+
+
+def write(path, array, *, spacing=None, direction=None):
+    image = sitk.GetImageFromArray(array)
+    if spacing is not None:
+        image.SetSpacing(spacing)
+    if direction is not None:
+        image.SetDirection(direction)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    return (
+        write(folder / "fixed.png", make_blobs((40, 36))),
+        write(folder / "moving.jpg", make_blobs((38, 40), shift=1.5)),
+    )
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("volumes")
+    turned = (0, -1, 0, 1, 0, 0, 0, 0, 1)
+    return (
+        write(folder / "fixed.nii.gz", make_blobs((12, 18, 20)), spacing=(1.0, 1.2, 2.0)),
+        write(folder / "moving.mha", make_blobs((12, 20, 18), shift=1.0), spacing=(1.2, 1.0, 2.0), direction=turned),
+    )
+
+
+@pytest.fixture(scope="module", params=["pictures", "volumes"])
+def done(request, tmp_path_factory):
+    """A registration from the shell, once per kind of image: inputs and output folder."""
+    fixed, moving = request.getfixturevalue(request.param)
+    output = tmp_path_factory.mktemp("done") / "out"
+    with pytest.raises(SystemExit) as end:
+        app(["register", str(fixed), str(moving), "-o", str(output), "--quiet", "--seed", "3", "--threads", "1"])
+    assert not end.value.code
+    return fixed, moving, output
+
+
+def moved_path(output):
+    (path,) = output.glob("moved.*")
+    return path
+
+
+def test_every_file_is_written_and_nothing_else(done):
+    fixed, _, output = done
+    suffix = ".png" if fixed.suffix == ".png" else ".nii.gz"
+    expected = {f"moved{suffix}", "transform.h5", "inverse.h5", "summary.json", "report.png"}
+    assert {path.name for path in output.iterdir()} == expected
+    assert [path.name for path in output.parent.iterdir()] == ["out"]
+
+
+def test_summary_tells_what_was_done(done):
+    fixed, moving, output = done
+    summary = json.loads((output / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["inputs"]["fixed"]["path"] == str(fixed)
+    assert summary["inputs"]["moving"]["shape"] == list(sitk.GetArrayFromImage(sitk.ReadImage(str(moving))).shape)
+    assert summary["outcome"] == {"status": "done", "reason": ""}
+    assert summary["config"]["seed"] == 3
+    assert summary["threads"] == 1
+    assert summary["metrics"]["folds_percent"] == 0
+    assert summary["seconds"]["register"] > 0
+    assert summary["versions"]["SimpleITK"] == sitk.Version_VersionString().split("-")[0] or summary["versions"]
+    assert sorted(summary["files"]) == sorted(path.name for path in output.iterdir())
+
+
+def test_transform_read_by_simpleitk_gives_the_moved_image(done):
+    fixed, moving, output = done
+    fixed, moving = sitk.ReadImage(str(fixed)), sitk.ReadImage(str(moving))
+    transform = sitk.ReadTransform(str(output / "transform.h5"))
+    expected = sitk.GetArrayFromImage(sitk.Resample(sitk.Cast(moving, sitk.sitkFloat64), fixed, transform))
+    moved = sitk.GetArrayFromImage(sitk.ReadImage(str(moved_path(output))))
+    assert moved.dtype == np.uint8
+    # Rounding alone takes half a grey level; the half-voxel rim belongs to the image or not by the last bit.
+    assert (np.abs(moved - expected) > 0.5 + 1e-3).mean() < 0.002
+
+
+def test_moved_image_lies_nearer_to_the_fixed_one(done):
+    fixed, moving, output = done
+    fixed = sitk.ReadImage(str(fixed))
+    before = sitk.GetArrayFromImage(sitk.Resample(sitk.ReadImage(str(moving)), fixed)).astype(float)
+    moved = sitk.GetArrayFromImage(sitk.ReadImage(str(moved_path(output)))).astype(float)
+    target = sitk.GetArrayFromImage(fixed).astype(float)
+    assert np.abs(moved - target).mean() < 0.35 * np.abs(before - target).mean()
+
+
+def test_inverse_takes_points_back(done):
+    _, moving, output = done
+    moving = sitk.ReadImage(str(moving))
+    forward, back = (sitk.ReadTransform(str(output / name)) for name in ("transform.h5", "inverse.h5"))
+    middle = moving.TransformContinuousIndexToPhysicalPoint([0.5 * n for n in moving.GetSize()])
+    assert forward.TransformPoint(back.TransformPoint(middle)) == pytest.approx(middle, abs=0.05)
+
+
+def test_apply_gives_what_register_wrote(done, shell, tmp_path):
+    fixed, moving, output = done
+    path = tmp_path / moved_path(output).name
+    code, out, err = shell("apply", output / "transform.h5", moving, "--reference", fixed, "-o", path)
+    assert (code, err) == (0, "")
+    assert str(path) in out
+    again, moved = (sitk.GetArrayFromImage(sitk.ReadImage(str(name))) for name in (path, moved_path(output)))
+    assert np.array_equal(again[moved > 0], moved[moved > 0])
+
+
+@pytest.mark.parametrize("words", [["--labels"], ["--order", "0"]])
+def test_apply_moves_labels_as_simpleitk_does(done, shell, tmp_path, words):
+    fixed, moving, output = done
+    labels = sitk.Cast(sitk.ReadImage(str(moving)), sitk.sitkInt16) * 7 - 300
+    sitk.WriteImage(labels, str(tmp_path / "labels.nii.gz"))
+    path = tmp_path / "made" / "moved.nii.gz"
+    code, _, err = shell(
+        "apply", output / "transform.h5", tmp_path / "labels.nii.gz", "--reference", fixed, "-o", path, *words
+    )
+    assert (code, err) == (0, "")
+    transform = sitk.ReadTransform(str(output / "transform.h5"))
+    reference = sitk.ReadImage(str(tmp_path / "labels.nii.gz"))
+    expected = sitk.Resample(reference, sitk.ReadImage(str(fixed)), transform, sitk.sitkNearestNeighbor, 0)
+    moved = sitk.ReadImage(str(path))
+    assert moved.GetPixelID() == sitk.sitkInt16
+    # Ties between two voxels go either way.
+    assert (sitk.GetArrayFromImage(moved) != sitk.GetArrayFromImage(expected)).mean() < 0.002
+
+
+def test_apply_moves_points_as_simpleitk_does(done, shell, tmp_path):
+    fixed, _, output = done
+    image = sitk.ReadImage(str(fixed))
+    transform = sitk.ReadTransform(str(output / "transform.h5"))
+    generator = np.random.default_rng(0)
+    points = [
+        image.TransformContinuousIndexToPhysicalPoint((generator.uniform(0.2, 0.8, len(size)) * size).tolist())
+        for size in [np.array(image.GetSize())] * 4
+    ]
+    names = ("x_mm", "y_mm", "z_mm")[: image.GetDimension()]
+    rows = [",".join(["name", *names]), *(",".join(["tip", *map(repr, point)]) for point in points)]
+    (tmp_path / "points.csv").write_text("\n".join(rows))
+    code, _, err = shell("apply", output / "transform.h5", tmp_path / "points.csv", "-o", tmp_path / "moved.csv")
+    assert (code, err) == (0, "")
+    lines = (tmp_path / "moved.csv").read_text().splitlines()
+    assert lines[0] == rows[0]
+    for line, point in zip(lines[1:], points, strict=True):
+        name, *moved = line.split(",")
+        assert name == "tip"
+        assert [float(value) for value in moved] == pytest.approx(transform.TransformPoint(point), abs=1e-4)
+
+
+def test_register_prints_progress_on_stderr_and_a_summary_on_stdout(pictures, shell, tmp_path):
+    code, out, err = shell("register", *pictures, "-o", tmp_path / "out")
+    assert code == 0
+    assert "loss" in err
+    assert "deformable 1/" in err
+    assert "Aligned." in out
+    assert "transform.h5" in out
+
+
+def test_quiet_is_silent(pictures, shell, tmp_path):
+    assert shell("register", *pictures, "-o", tmp_path / "out", "--quiet") == (0, "", "")
+
+
+def test_an_existing_folder_is_overwritten_file_by_file(pictures, shell, tmp_path):
+    (tmp_path / "moved.png").write_text("old")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert shell("register", *pictures, "-o", tmp_path, "--overwrite", "--quiet")[0] == 0
+    assert sitk.ReadImage(str(tmp_path / "moved.png")).GetSize() == (36, 40)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_new_folder_is_as_open_as_the_umask_allows(pictures, shell, tmp_path):
+    (tmp_path / "made").mkdir()
+    shell("register", *pictures, "-o", tmp_path / "deep" / "out", "--quiet")
+    assert (tmp_path / "deep" / "out").stat().st_mode == (tmp_path / "made").stat().st_mode
+
+
+def test_untrusted_alignment_is_written_and_said(pictures, shell, tmp_path, monkeypatch):
+    honest = registration.register
+    outcome = Outcome("untrusted", "The images hardly overlap.")
+    monkeypatch.setattr(
+        registration,
+        "register",
+        lambda *images, **options: dataclasses.replace(honest(*images, **options), outcome=outcome),
+    )
+    code, out, err = shell("register", *pictures, "-o", tmp_path / "out", "--quiet")
+    assert (code, out) == (1, "")
+    assert "The images hardly overlap." in err
+    assert len(list((tmp_path / "out").iterdir())) == 5
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["outcome"]["reason"] == outcome.reason
+
+
+@pytest.mark.parametrize(("problem", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("a bug\nindeed"), 3)])
+@pytest.mark.parametrize("exists", [False, True])
+def test_what_breaks_off_leaves_nothing_behind(pictures, shell, tmp_path, monkeypatch, problem, code, exists):
+    def break_off(*_, **__):
+        raise problem
+
+    output = tmp_path / "out"
+    if exists:
+        output.mkdir()
+        (output / "moved.png").write_text("old")
+    monkeypatch.setattr("keramorph.report.figure.draw_report", break_off)
+    done, out, err = shell("register", *pictures, "-o", output, "--quiet", "--overwrite")
+    assert (done, out) == (code, "")
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == (["out"] if exists else [])
+    assert not exists or [path.read_text() for path in output.iterdir()] == ["old"]
+
+
+def test_a_terminated_process_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(registration, "register", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(sys, "argv", ["keramorph", "register", *map(str, pictures), "-o", str(tmp_path / "out")])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert end.value.code == 143
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_shows_the_traceback(shell, tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        app(["register", "missing.png", "missing.png", "-o", str(tmp_path / "out"), "--debug"])
+
+
+def test_full_disks_and_small_memories_are_told_in_one_line():
+    assert command.explain(OSError(28, "No space left on device", "/out/moved.png"))[0] == 2
+    assert "No space left" in command.explain(OSError(28, "No space left on device"))[1]
+    assert command.explain(MemoryError())[0] == 2
+
+
+def test_info_names_versions_and_engines(shell):
+    code, out, err = shell("info")
+    assert (code, err) == (0, "")
+    for word in ("python", "keramorph", "SimpleITK", "numpy", "jax", "torch", "tensorflow", "threads"):
+        assert word in out
+
+
+def test_progress_bar_tells_stage_level_and_loss(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    from keramorph.cli.progress import show_registration
+
+    with show_registration() as show:
+        show(Progress("affine", 1, 3, 20, 40, 0.5432, 0.1))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "affine 1/3" in err
+    assert "0.5432" in err
+
+
+def run_python(code, *words):
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout.split()[-1], done.stderr
+
+
+REPORT_MODULES = f"""
+import atexit, sys
+from keramorph.cli import main
+atexit.register(lambda: print("loaded:" + ",".join(name for name in {(*HEAVY, "matplotlib.pyplot")!r} if name in sys.modules)))
+sys.argv[0] = "keramorph"
+main()
+"""
+
+
+def test_help_loads_nothing_heavy():
+    assert run_python(REPORT_MODULES, "--help") == (0, "loaded:", "")
+    assert run_python(REPORT_MODULES, "register", "--help") == (0, "loaded:", "")
+
+
+def test_register_loads_no_framework_and_no_pyplot(pictures, tmp_path):
+    code, loaded, err = run_python(REPORT_MODULES, "register", *pictures, "-o", tmp_path / "out", "--quiet")
+    assert (code, err) == (0, "")
+    assert loaded == "loaded:numpy,scipy,matplotlib,SimpleITK"

@@ -1,0 +1,280 @@
+"""register(): known transforms recovered, whatever the grids, and results that say how far they can be trusted."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from phantom import Phantom, affine_map, centred_grid, error_inside, wave
+
+from keramorph.errors import FileError, InputError, OptionError, ShapeError
+from keramorph.registration import Config, register
+from keramorph.space import Grid, Image
+
+QUICK = Config(iterations=30)
+
+
+def apply_matrix(matrix):
+    return lambda points: points @ matrix[:-1, :-1].T + matrix[:-1, -1]
+
+
+def rotation(degrees):
+    angle = np.deg2rad(degrees)
+    turn = np.eye(3)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    tilt = np.eye(3)
+    tilt[1:, 1:] = turn[:2, :2]
+    return turn @ tilt
+
+
+def unequal_pair(ndim, *, seed=0):
+    """Fixed and moving image with nothing in common but the body: size, spacing, axes and position all differ."""
+    phantom = Phantom(ndim, seed=seed)
+    if ndim == 2:
+        fixed_grid = centred_grid((64, 52), (1.0, 1.3))
+        moving_grid = centred_grid((48, 72), (1.5, 0.9), directions=np.array([[1.0, 0], [0, -1]]), centre=3.0)
+    else:
+        fixed_grid = centred_grid((30, 26, 34), (2.2, 2.6, 2.0), directions=rotation(20))
+        moving_grid = centred_grid((36, 30, 22), (1.9, 2.3, 3.0), directions=-np.eye(3)[:, [1, 0, 2]], centre=2.0)
+    return phantom, fixed_grid, moving_grid
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_known_affine_is_recovered_between_unequal_grids(ndim):
+    phantom, fixed_grid, moving_grid = unequal_pair(ndim)
+    true = apply_matrix(affine_map(ndim))
+    fixed, moving = phantom.picture(fixed_grid, through=true), phantom.picture(moving_grid)
+    result = register(fixed, moving, config=Config(iterations=0))
+    assert result.outcome.status == "done"
+    assert error_inside(phantom, fixed_grid, result.apply_points, true).max() < 0.5
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_known_deformation_is_recovered_between_unequal_grids(ndim):
+    phantom, fixed_grid, moving_grid = unequal_pair(ndim)
+    affine = apply_matrix(affine_map(ndim, degrees=4))
+
+    def true(points):
+        return affine(wave(points))
+
+    fixed, moving = phantom.picture(fixed_grid, through=true), phantom.picture(moving_grid)
+    result = register(fixed, moving)
+    error = error_inside(phantom, fixed_grid, result.apply_points, true)
+    assert error.mean() < 0.5
+    assert np.percentile(error, 95) < 1.3
+    assert result.metrics["folds_percent"] == 0
+    assert result.metrics["loss_deformable"] < result.metrics["loss_affine"] < result.metrics["loss_start"]
+    assert result.moved.grid is fixed.grid
+    assert result.moved.array.dtype == moving.array.dtype
+
+
+def test_the_inverse_takes_points_back():
+    phantom, fixed_grid, moving_grid = unequal_pair(3)
+    fixed, moving = phantom.picture(fixed_grid, through=wave), phantom.picture(moving_grid)
+    result = register(fixed, moving, config=QUICK)
+
+    def there_and_back(points):
+        return result.inverse.apply_points(result.transform.apply_points(points))
+
+    error = error_inside(phantom, fixed_grid, there_and_back, lambda points: points)
+    assert error.mean() < 0.02
+    assert error.max() < 0.2
+    assert result.metrics["inverse_residual_mean_mm"] < 0.02
+
+
+def test_axes_permuted_and_flipped_change_no_physical_answer():
+    phantom, fixed_grid, moving_grid = unequal_pair(3)
+    fixed, moving = phantom.picture(fixed_grid, through=wave), phantom.picture(moving_grid)
+
+    def turn(image):
+        array = image.array.transpose(2, 0, 1, 3)[:, ::-1]
+        affine = image.grid.affine[:, [2, 0, 1, 3]].copy()
+        affine[:, 3] += affine[:, 1] * (array.shape[1] - 1)
+        affine[:, 1] *= -1
+        return Image(array, Grid(array.shape[:-1], affine))
+
+    one, other = (register(*pair, config=QUICK) for pair in ((fixed, moving), (turn(fixed), turn(moving))))
+    error = error_inside(phantom, fixed_grid, one.apply_points, other.apply_points)
+    assert error.mean() < 0.02
+    assert error.max() < 0.3
+
+
+def test_swapped_contrast_is_no_obstacle():
+    phantom, fixed_grid, moving_grid = unequal_pair(2)
+    fixed = phantom.picture(fixed_grid, through=wave)
+    moving = phantom.picture(moving_grid)
+    negative = Image(np.exp(-moving.array), moving.grid)
+    result = register(fixed, negative)
+    assert error_inside(phantom, fixed_grid, result.apply_points, wave).mean() < 0.6
+
+
+def test_thin_slab_keeps_its_slices_and_finds_the_motion_within_them():
+    phantom = Phantom(3, seed=2)
+    grid = centred_grid((6, 48, 40), (10.0, 1.5, 1.5))
+
+    def true(points):
+        moved = points.copy()
+        moved[..., 0] += 3 * np.sin(points[..., 1] / 8)
+        return moved
+
+    fixed, moving = phantom.picture(grid, through=true), phantom.picture(grid)
+    result = register(fixed, moving)
+    assert error_inside(phantom, grid, result.apply_points, true).mean() < 0.9
+    assert result.metrics["folds_percent"] == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 44), (40, 1, 44)])
+def test_single_slice_of_a_volume_registers_like_a_picture(shape):
+    phantom = Phantom(2, seed=1)
+    grid = centred_grid([n for n in shape if n > 1], (1.4, 1.4))
+    true = apply_matrix(affine_map(2, degrees=3, shift=2.0))
+    flat = [phantom.picture(grid, through=through).array for through in (true, None)]
+    spacing = [1.4 if n > 1 else 5.0 for n in shape]
+    volumes = [Image(array.reshape(*shape, 1), Grid.from_spacing(shape, spacing)) for array in flat]
+    result = register(*volumes, config=QUICK)
+    assert np.isfinite(result.transform.apply_points([[1.0, 2.0, 3.0]])).all()
+    inner = result.moved.array.squeeze()[12:-12, 12:-12], volumes[0].array.squeeze()[12:-12, 12:-12]
+    assert np.corrcoef(inner[0].ravel(), inner[1].ravel())[0, 1] > 0.97
+
+
+def test_bodies_far_apart_in_space_meet():
+    phantom, fixed_grid, _ = unequal_pair(2)
+    away = np.array([400.0, -300.0])
+    moving_grid = centred_grid((60, 60), (1.1, 1.1), centre=away)
+    fixed = phantom.picture(fixed_grid)
+    moving = phantom.picture(moving_grid, through=lambda points: points - away)
+    result = register(fixed, moving, config=QUICK)
+    assert result.outcome.status == "done"
+    assert error_inside(phantom, fixed_grid, result.apply_points, lambda points: points + away).mean() < 0.3
+
+
+def test_noise_against_noise_is_not_trusted():
+    rng = np.random.default_rng(0)
+    result = register(rng.random((64, 60)), rng.random((60, 66)), config=QUICK)
+    assert result.outcome.status == "untrusted"
+    assert "alike" in result.outcome.reason
+
+
+def test_images_already_aligned_stay_where_they_are():
+    phantom, fixed_grid, _ = unequal_pair(2)
+    image = phantom.picture(fixed_grid)
+    result = register(image, image)
+    assert result.outcome.status == "done"
+    assert error_inside(phantom, fixed_grid, result.apply_points, lambda points: points).max() < 0.02
+    assert result.metrics["loss_deformable"] <= result.metrics["loss_start"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_result_is_never_worse_than_the_start(seed):
+    # Different bodies: there is nothing to find, and something to lose.
+    one, other = (Phantom(2, seed=s).picture(centred_grid((40, 44), (1.5, 1.5))) for s in (seed, seed + 10))
+    metrics = register(one, other, config=QUICK).metrics
+    assert metrics["loss_deformable"] <= metrics["loss_affine"]
+    assert metrics["loss_affine"] <= metrics["loss_start"] + 1e-6
+    assert metrics["folds_percent"] == 0
+
+
+def test_missing_values_and_padding_do_no_harm():
+    phantom, fixed_grid, moving_grid = unequal_pair(2)
+    fixed, moving = phantom.picture(fixed_grid, through=wave), phantom.picture(moving_grid)
+    holed, padded = fixed.array.copy(), moving.array.copy()
+    holed[:9] = np.nan
+    padded[:5] = -2048
+    result = register(Image(holed, fixed.grid), Image(padded, moving.grid))
+    assert error_inside(phantom, fixed_grid, result.apply_points, wave).mean() < 0.8
+
+
+def test_labels_points_and_images_follow():
+    rows, columns = np.mgrid[:48, :40]
+    fixed = np.exp(-((rows - 22.0) ** 2 / 80 + (columns - 18.0) ** 2 / 30))
+    moving = np.roll(fixed, (3, 0), axis=(0, 1))
+    result = register(fixed, moving)
+    labels = np.where(moving > 0.5, 7, 0).astype(np.int16)
+    moved = result.apply(labels, labels=True)
+    assert moved.array.dtype == np.int16
+    assert set(np.unique(moved.array)) == {0, 7}
+    target = fixed > 0.5
+    both = 2 * np.sum((moved.array[..., 0] == 7) & target) / (np.sum(moved.array == 7) + target.sum())
+    assert both > 0.97
+    np.testing.assert_allclose(result.apply_points([[18.0, 22.0]]), [[18.0, 25.0]], atol=0.5)
+    np.testing.assert_allclose(result.apply(moving).array, result.moved.array)
+
+
+def test_colours_count_as_their_mean_and_come_back_as_they_were():
+    rows, columns = np.mgrid[:48, :40]
+    grey = 255 * np.exp(-((rows - 22.0) ** 2 / 80 + (columns - 18.0) ** 2 / 30))
+    colour = np.stack([grey, 0.5 * grey, 255 - grey], axis=-1).astype(np.uint8)
+    grid = Grid.from_spacing((48, 40))
+    result = register(Image(colour, grid), Image(np.roll(colour, 2, axis=0), grid), config=QUICK)
+    assert result.moved.array.shape == (48, 40, 3)
+    assert result.moved.array.dtype == np.uint8
+
+
+def test_progress_tells_each_stage_in_turn():
+    rng = np.random.default_rng(1)
+    seen = []
+    register(rng.random((40, 40)), rng.random((40, 40)), config=Config(iterations=3), progress=seen.append)
+    assert list(dict.fromkeys(p.stage for p in seen)) == ["start", "affine", "deformable"] or {
+        p.stage for p in seen
+    } == {"start", "deformable"}
+    assert all(1 <= p.level <= p.levels and 0 <= p.iteration <= p.iterations for p in seen)
+    assert [p.seconds for p in seen] == sorted(p.seconds for p in seen)
+    assert all(0 <= p.loss for p in seen)
+
+
+def test_same_run_twice_gives_the_same_numbers():
+    rng = np.random.default_rng(2)
+    fixed, moving = rng.random((30, 32)), rng.random((32, 30))
+    one, other = (register(fixed, moving, config=QUICK) for _ in range(2))
+    np.testing.assert_array_equal(one.moved.array, other.moved.array)
+
+
+def test_every_engine_finds_the_transform_of_numpy(engine_name):
+    phantom, fixed_grid, moving_grid = unequal_pair(2)
+    fixed, moving = phantom.picture(fixed_grid, through=wave), phantom.picture(moving_grid)
+    config = Config(iterations=15)
+    expected, got = (register(fixed, moving, config=config, engine=name) for name in ("numpy", engine_name))
+    assert isinstance(got.moved.array, np.ndarray)
+    assert error_inside(phantom, fixed_grid, got.apply_points, expected.apply_points).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving", "error", "words"),
+    [
+        (np.ones((20, 20)), np.eye(20), InputError, "fixed image needs contrast"),
+        (np.eye(20), np.zeros((20, 20)), InputError, "moving image needs contrast"),
+        (np.eye(20), np.full((20, 20), np.nan), InputError, "finite"),
+        (np.eye(20), np.random.default_rng(0).random((8, 9, 7)), ShapeError, "same number of axes"),
+        (np.eye(20), "nowhere.nii.gz", FileError, "no such file"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(fixed, moving, error, words):
+    with pytest.raises(error, match=words) as caught:
+        register(fixed, moving)
+    assert "Received:" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"levels": 0}, {"step": 0.9}, {"window": "wide"}, {"iterations": -1}, {"iterations": 2.5}]
+)
+def test_parameters_out_of_range_are_refused(options):
+    with pytest.raises(OptionError, match="Received"):
+        Config(**options)
+
+
+def test_unknown_engine_is_refused():
+    with pytest.raises(OptionError, match="engine"):
+        register(np.eye(20), np.eye(20), engine="abacus")
+
+
+def test_numpy_registers_without_keras_or_a_framework():
+    code = (
+        "import sys, numpy as np\n"
+        "from keramorph import register\n"
+        "a = np.add.outer(np.arange(20.0) ** 2, np.arange(24.0))\n"
+        "register(a, a)\n"
+        "heavy = {'keras', 'tensorflow', 'torch', 'jax', 'scipy.optimize', 'scipy.ndimage', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
