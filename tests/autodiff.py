@@ -20,7 +20,7 @@ def value_and_gradient(function: Callable, *arrays: np.ndarray) -> tuple[np.ndar
 
 def evaluate(function: Callable, *arrays: np.ndarray) -> np.ndarray:
     """Value of a function of backend tensors of the arrays' own dtype, as a NumPy array."""
-    with _double_precision():
+    with double_precision():
         tensors = [keras.ops.convert_to_tensor(array, dtype=str(array.dtype)) for array in arrays]
         return np.asarray(keras.ops.convert_to_numpy(_compiled(function)(*tensors)))
 
@@ -67,7 +67,7 @@ def _in_tensorflow(function: Callable, arrays: tuple) -> tuple[np.ndarray, list[
 def _in_jax(function: Callable, arrays: tuple) -> tuple[np.ndarray, list[np.ndarray]]:
     import jax
 
-    with _double_precision():
+    with double_precision():
         tensors = [jax.numpy.asarray(array) for array in arrays]
         value, gradients = _compiled_gradient(function)(*tensors)
         return np.asarray(value), [np.asarray(gradient) for gradient in gradients]
@@ -105,7 +105,7 @@ def _compiled(function: Callable) -> Callable:
     return jax.jit(function)
 
 
-def _double_precision() -> contextlib.AbstractContextManager:
+def double_precision() -> contextlib.AbstractContextManager:
     """On JAX, a context in which float64 stays float64; elsewhere it does anyway."""
     if keras.backend.backend() != "jax":
         return contextlib.nullcontext()

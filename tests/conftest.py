@@ -92,9 +92,15 @@ def pytest_configure(config: pytest.Config) -> None:
     read_engine_name()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # The pass without Keras does not even import the files that do: that alone would take seconds.
+    keras_free = config.option.markexpr == "not keras" and collection_path.suffix == ".py"
+    return True if keras_free and file_imports_keras(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "engine_name" in getattr(item, "fixturenames", ()):
-            item.add_marker("engine")
-        elif file_imports_keras(item.path):
+        if file_imports_keras(item.path):
             item.add_marker("keras")
+        elif "engine_name" in getattr(item, "fixturenames", ()):
+            item.add_marker("engine")

@@ -9,11 +9,12 @@ class Phantom:
     """A sum of Gaussian blobs of many sizes inside a soft ball, defined on all of space, in millimetres."""
 
     def __init__(self, ndim: int, *, seed: int = 0, radius: float = 25.0) -> None:
+        count = {2: 80, 3: 400}[ndim]
         rng = np.random.default_rng(seed)
         self.radius = radius
-        self.centres = rng.uniform(-radius, radius, (60, ndim))
-        self.widths = rng.uniform(0.08, 0.22, 60) * radius
-        self.heights = rng.uniform(-1, 1, 60)
+        self.centres = rng.uniform(-radius, radius, (count, ndim))
+        self.widths = rng.uniform(0.08, 0.22, count) * radius
+        self.heights = rng.uniform(-1, 1, count)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Values `(...)` at points `(..., ndim)`."""
@@ -62,8 +63,9 @@ def wave(points: np.ndarray, *, height: float = 3.0, length: float = 40.0) -> np
     return points + height * np.sin(phase + np.arange(points.shape[-1]))
 
 
-def error_inside(phantom: Phantom, grid: Grid, found, true) -> np.ndarray:
-    """Distances in millimetres between two maps at the voxels within the phantom's ball."""
+def error_inside(phantom: Phantom, grid: Grid, found, true, *, body=None) -> np.ndarray:
+    """Distances in millimetres between two maps at the voxels that `body`, or else `true`, takes into the phantom."""
+    body = body or true
     points = grid_points(grid).reshape(-1, grid.ndim)
-    points = points[np.linalg.norm(points, axis=-1) < 0.8 * phantom.radius]
+    points = points[np.linalg.norm(body(points), axis=-1) < 0.8 * phantom.radius]
     return np.linalg.norm(found(points) - true(points), axis=-1)

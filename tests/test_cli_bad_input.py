@@ -152,7 +152,7 @@ def test_apply_refuses_what_does_not_fit(shell, files, shift, tmp_path, image, w
 
 
 @pytest.mark.parametrize(
-    "content", ["", "a,b\n1,2\n", "x,y\n", "x,y\n1\n", "x,y\n1,nan\n", "x,y\n1,two\n", "x,y,z\n1,2,3\n"]
+    "content", ["", "a,b\n1,2\n", "x,y\n", "x,y\n1\n", "x,y\n1,nan\n", "x,y\n1,two\n", "x,y,z\n1,2,3"]
 )
 def test_apply_refuses_points_that_are_none(shell, shift, tmp_path, content):
     (tmp_path / "points.csv").write_text(content)

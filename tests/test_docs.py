@@ -151,6 +151,21 @@ def test_the_index_of_public_names_is_up_to_date():
     assert (folder / "api.md").read_text(encoding="utf-8") == rendered, "run docs/reference/make_api.py"
 
 
+def test_the_page_of_the_command_line_has_every_option():
+    from typer.main import get_command
+
+    from keramorph.cli import app
+
+    page = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    sections = {section.split()[1]: section for section in re.split(r"^## ", page, flags=re.MULTILINE)[1:]}
+    commands_there = get_command(app).commands
+    assert set(sections) == set(commands_there)
+    for name, command in commands_there.items():
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        options = {option for option in options if option.startswith("-")} - {"--debug"}
+        assert set(re.findall(r"`(--?[a-z]+)`", sections[name])) == options
+
+
 def test_every_page_is_reached_from_the_index():
     seen, waiting = set(), [ROOT / "docs" / "index.md"]
     while waiting:

@@ -1,4 +1,4 @@
-"""Mutual information against NumPy's histogram and SciPy's B-splines; MIND-SSC against a loop; what leaves them alone."""
+"""Mutual information against NumPy's histogram and SciPy's B-splines; MIND-SSC against a loop."""
 
 import itertools
 
@@ -93,8 +93,8 @@ def test_information_of_a_monotone_contrast_stays_far_above_that_of_a_shuffled_i
     call = MutualInformation(24).call
     itself, monotone = evaluate(call, fixed, fixed), evaluate(call, fixed, np.exp(2 * fixed))
     shuffled = evaluate(call, fixed, fixed[:, ::-1])
-    assert monotone < 0.85 * itself < 0
-    assert 8 * monotone < 8 * 0.5 * itself < shuffled < 0.01
+    assert monotone < 0.8 * itself < 0
+    assert 0.2 * itself < shuffled < 0
 
 
 @pytest.mark.parametrize("normalized", [False, True])
@@ -165,14 +165,11 @@ def describe(image, *, radius, dilation):
 def test_mind_is_that_of_loops(shape, pairs, options):
     fixed, moved = draw_pair(shape)
     each = [
-        [
-            [describe(image[b, ..., c], **options) for c in range(shape[-1])]
-            for b in range(shape[0])
-        ]
+        [np.stack([describe(image[b, ..., c], **options) for c in range(shape[-1])], axis=-1) for b in range(shape[0])]
         for image in (fixed, moved)
-    ]  # fmt: skip
-    of_fixed, of_moved = np.moveaxis(np.array(each), 3 - 1, -2)
-    assert of_fixed.shape == (*shape, pairs)
+    ]
+    of_fixed, of_moved = np.array(each)
+    assert of_fixed.shape == (*shape[:-1], pairs, shape[-1])
     loss = MINDSSC(**options)
     np.testing.assert_allclose(evaluate(loss.describe, fixed), of_fixed, atol=5e-6)
     expected = ((of_fixed - of_moved) ** 2).reshape(shape[0], -1).mean(1)

@@ -78,5 +78,5 @@ def test_half_precision_labels_have_float32_sums(loss):
 
 @pytest.mark.parametrize("loss", [SoftDice(), CrossEntropy()])
 def test_unequal_numbers_of_labels_are_named(loss):
-    with pytest.raises(ShapeError, match="Received: y_true.shape"):
+    with pytest.raises(ShapeError, match=r"Received: y_true\.shape"):
         loss(np.zeros((1, 5, 3)), np.zeros((1, 5, 4)))

@@ -1,5 +1,6 @@
 """The report: the right voxels, the right way up, in the right aspect, and nothing that a person could not read."""
 
+import doctest
 import itertools
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from keramorph.io import to_simpleitk
-from keramorph.report import describe_outcome, describe_scores, draw_report, write_report
+from keramorph.report import describe_outcome, describe_scores, draw_report, figure, planes, scores, write_report
 from keramorph.report.planes import MOST_PIXELS, cut_planes, match_axes
 from keramorph.report.views import find_range, look, scale
 from keramorph.space import Grid, Image
@@ -149,7 +150,7 @@ def test_range_is_robust_to_nan_and_to_one_value():
     ids=["grey", "colour", "two channels", "volume"],
 )
 def test_report_names_every_picture(result, count):
-    figure = draw_report(result, names=("a.png", "b.png"))
+    drawn = draw_report(result, names=("a.png", "b.png"))
     titles = [axes.get_title() for axes in figure.axes[:-1]]
     assert len(figure.axes) == count
     assert all(titles)
@@ -182,3 +183,10 @@ def test_report_says_when_not_to_trust():
 def test_scores_leave_out_what_is_not_there():
     assert describe_scores({"overlap": 0.97}) == "overlap 97%"
     assert describe_scores({}) == ""
+
+
+def test_examples_run():
+    for module in (figure, planes, scores):
+        tried = doctest.testmod(module)
+        assert tried.attempted
+        assert not tried.failed

@@ -21,7 +21,7 @@ LOAD = """
 import sys
 import keras
 import numpy as np
-import keramorph.compat, keramorph.layers, keramorph.networks, keramorph.ops.symbolic
+import keramorph.compat, keramorph.layers, keramorph.networks
 
 assert keras.config.backend() == sys.argv[2]
 for name in sys.argv[3:]:

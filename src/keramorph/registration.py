@@ -157,11 +157,10 @@ def register(
     fixed, moving = read_image(fixed), read_image(moving)
     if fixed.grid.ndim != moving.grid.ndim:
         raise ShapeError(
-            f"Fixed and moving image must have the same number of axes. Received: fixed of shape {fixed.grid.shape}, moving "
-            f"of shape {moving.grid.shape}. Pick one slice of the larger one, or compare two volumes."
+            f"Fixed and moving image must have the same number of axes. Received: fixed of shape {fixed.grid.shape}, "
+            f"moving of shape {moving.grid.shape}. Pick one slice of the larger one, or compare two volumes."
         )
-    layers = [_to_layer(image, name, like) for image, name in ((fixed, "fixed"), (moving, "moving"))]
-    solution = solve(*layers, config, listener=progress)
+    solution = solve(_to_layer(fixed, "fixed", like), _to_layer(moving, "moving", like), config, listener=progress)
     return _wrap_up(fixed, moving, solution, config, began)
 
 
@@ -171,9 +170,7 @@ def _to_layer(image: Image, name: str, like: Any) -> Layer:
     return Layer(to_engine(values, like), None if mask is None else to_engine(mask, like), image.grid)
 
 
-def _wrap_up(
-    fixed: Image, moving: Image, solution: Solution, config: Config, began: float
-) -> RegistrationResult:
+def _wrap_up(fixed: Image, moving: Image, solution: Solution, config: Config, began: float) -> RegistrationResult:
     """Transforms, moved image and numbers of a solution."""
     affine = AffineTransform(solution.matrix)
     field_mm = from_voxel_displacement(to_numpy(solution.displacement)[0], solution.grid)
@@ -193,9 +190,7 @@ def _wrap_up(
     }
     inverse = CompositeTransform([affine.inverse(), back])
     outcome = judge(solution, folds=metrics["folds_percent"])
-    return RegistrationResult(
-        fixed, moving, moved, transform, inverse, outcome, metrics, solution.history, config
-    )
+    return RegistrationResult(fixed, moving, moved, transform, inverse, outcome, metrics, solution.history, config)
 
 
 def _measure_field(solution: Solution, field_mm: np.ndarray) -> dict[str, float]:

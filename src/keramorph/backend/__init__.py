@@ -13,9 +13,7 @@ primitive once; a module per framework binds it, with gradient rules and kernels
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
-import importlib.util
 from typing import Any
 
 from keramorph._typing import Array
@@ -75,12 +73,15 @@ def use(name: str) -> Engine:
         return _loaded[name]
     if name not in ENGINES:
         raise OptionError(f"`engine` must be one of {ENGINES}. Received: engine={name!r}. Pass one of those.")
-    if importlib.util.find_spec(name) is None:
+    try:
+        _loaded[name] = _load(name)
+    except ModuleNotFoundError as problem:
+        if problem.name != name:
+            raise
         raise OptionError(
             f"The engine needs its framework, which is not installed. Received: engine={name!r}. "
             f"Install it with `pip install 'keramorph[{name}]'`."
-        )
-    _loaded[name] = importlib.import_module(f"keramorph.backend.{name}").engine
+        ) from problem
     return _loaded[name]
 
 
@@ -119,6 +120,25 @@ def describe() -> dict[str, Any]:
 
 
 _loaded: dict[str, Engine] = {}
+
+
+def _load(name: str) -> Engine:
+    """Import the binding, by statements that torch.compile can follow where it meets the first call."""
+    if name == "jax":
+        from keramorph.backend.jax import engine as jax_engine
+
+        return jax_engine
+    if name == "torch":
+        from keramorph.backend.torch import engine as torch_engine
+
+        return torch_engine
+    if name == "tensorflow":
+        from keramorph.backend.tensorflow import engine as tensorflow_engine
+
+        return tensorflow_engine
+    from keramorph.backend.numpy import engine as numpy_engine
+
+    return numpy_engine
 
 
 def _framework(array: Array) -> str | None:

@@ -44,7 +44,7 @@ class Engine:
         """
         rule = Rule(order, boundary, float(fill_value), relative, gradient)
         image, coordinates = self._settle(image, coordinates)
-        values = self._sample(portable.to_coefficients(self.xp, image, rule), coordinates, rule)
+        values = self._sample(self._to_coefficients(image, rule), coordinates, rule)
         return portable.cast_like(self.xp, values, image)
 
     def sample_with_derivative(
@@ -60,7 +60,7 @@ class Engine:
         """Values as `sample` gives them, and their derivative `(batch, *field, channels, ndim)` to the coordinates."""
         rule = Rule(order, boundary, float(fill_value), relative)
         image, coordinates = self._settle(image, coordinates)
-        return self._sample_with_derivative(portable.to_coefficients(self.xp, image, rule), coordinates, rule)
+        return self._sample_with_derivative(self._to_coefficients(image, rule), coordinates, rule)
 
     def splat(
         self,
@@ -78,7 +78,7 @@ class Engine:
         grown = tuple(shape)
         if order == 3 and boundary == "nearest":
             grown = tuple(n + 2 * portable.EDGE for n in shape)
-        return portable.from_coefficients(self.xp, self._splat(values, coordinates, grown, rule), rule)
+        return self._from_coefficients(self._splat(values, coordinates, grown, rule), rule)
 
     def window_sum(self, array: Array, *, size: Any) -> Array:
         """Sums over boxes of an odd `size` voxels (one, or one per axis) around each voxel, zero outside."""
@@ -109,6 +109,12 @@ class Engine:
         xp = self.xp
         wide = "float64" in (xp.dtype(image), xp.dtype(coordinates))
         return image, xp.cast(coordinates, "float64" if wide else "float32")
+
+    def _to_coefficients(self, image: Array, rule: Rule) -> Array:
+        return portable.to_coefficients(self.xp, image, rule)
+
+    def _from_coefficients(self, coefficients: Array, rule: Rule) -> Array:
+        return portable.from_coefficients(self.xp, coefficients, rule)
 
     def _sample(self, image: Array, coordinates: Array, rule: Rule) -> Array:
         return portable.sample(self.xp, image, coordinates, rule)

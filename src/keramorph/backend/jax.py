@@ -46,6 +46,12 @@ class JaxEngine(Engine):
     name = "jax"
     xp = _Namespace(jnp)
 
+    def _to_coefficients(self, image: Array, rule: Rule) -> Array:
+        return _to_coefficients(image, rule) if rule.order == 3 else image
+
+    def _from_coefficients(self, coefficients: Array, rule: Rule) -> Array:
+        return _from_coefficients(coefficients, rule) if rule.order == 3 else coefficients
+
     def _sample(self, image: Array, coordinates: Array, rule: Rule) -> Array:
         return _sample(image, coordinates, rule)
 
@@ -66,33 +72,34 @@ engine = JaxEngine()
 xp = engine.xp
 
 
-@partial(jax.jit, static_argnums=2)
+# Compiled once per shape and rule; the gradient rules stand outside, so that differentiating compiles nothing anew.
+_compiled_sample = jax.jit(partial(portable.sample, xp), static_argnums=2)
+_compiled_splat = jax.jit(partial(portable.splat, xp), static_argnums=(2, 3))
+_compiled_window_sum = jax.jit(partial(portable.window_sum, xp), static_argnums=1)
+_compiled_gaussian = jax.jit(partial(portable.gaussian, xp), static_argnums=1)
+_to_coefficients = jax.jit(partial(portable.to_coefficients, xp), static_argnums=1)
+_from_coefficients = jax.jit(partial(portable.from_coefficients, xp), static_argnums=1)
+_sample_with_derivative = jax.jit(partial(portable.sample_with_derivative, xp), static_argnums=2)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _sample(image: Array, coordinates: Array, rule: Rule) -> Array:
-    return portable.sample(xp, image, coordinates, rule)
+    return _compiled_sample(image, coordinates, rule)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _splat(values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:
-    return portable.splat(xp, values, coordinates, shape, rule)
+    return _compiled_splat(values, coordinates, shape, rule)
 
 
-@partial(jax.jit, static_argnums=2)
-def _sample_with_derivative(image: Array, coordinates: Array, rule: Rule) -> tuple[Array, Array]:
-    return portable.sample_with_derivative(xp, image, coordinates, rule)
-
-
-@partial(jax.jit, static_argnums=1)
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _window_sum(array: Array, size: tuple[int, ...]) -> Array:
-    return portable.window_sum(xp, array, size)
+    return _compiled_window_sum(array, size)
 
 
-@partial(jax.jit, static_argnums=1)
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _gaussian(array: Array, sigma: tuple[float, ...]) -> Array:
-    return portable.gaussian(xp, array, sigma)
+    return _compiled_gaussian(array, sigma)
 
 
 def _sample_backward(rule: Rule, saved: tuple, cotangent: Array) -> tuple:
@@ -108,8 +115,8 @@ def _splat_backward(shape: tuple, rule: Rule, saved: tuple, cotangent: Array) ->
     return _sample(cotangent, coordinates, rule), pull_back_splat(engine, values, coordinates, cotangent, rule)
 
 
-_sample.__wrapped__.defvjp(lambda x, u, rule: (_sample(x, u, rule), (x, u)), _sample_backward)
-_splat.__wrapped__.defvjp(lambda x, u, shape, rule: (_splat(x, u, shape, rule), (x, u)), _splat_backward)
+_sample.defvjp(lambda x, u, rule: (_sample(x, u, rule), (x, u)), _sample_backward)
+_splat.defvjp(lambda x, u, shape, rule: (_splat(x, u, shape, rule), (x, u)), _splat_backward)
 # Both filters are their own adjoints.
-_window_sum.__wrapped__.defvjp(lambda x, size: (_window_sum(x, size), None), lambda size, _, g: (_window_sum(g, size),))
-_gaussian.__wrapped__.defvjp(lambda x, sigma: (_gaussian(x, sigma), None), lambda sigma, _, g: (_gaussian(g, sigma),))
+_window_sum.defvjp(lambda x, size: (_window_sum(x, size), None), lambda size, _, g: (_window_sum(g, size),))
+_gaussian.defvjp(lambda x, sigma: (_gaussian(x, sigma), None), lambda sigma, _, g: (_gaussian(g, sigma),))

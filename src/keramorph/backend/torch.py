@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from keramorph._typing import Array
@@ -28,6 +29,8 @@ class _Namespace(Namespace):
     def asarray(self, x: Any, *, dtype: str | None = None, like: Array | None = None) -> Array:
         device = like.device if isinstance(like, torch.Tensor) else None
         kind = None if dtype is None else getattr(torch, dtype)
+        if isinstance(x, np.ndarray) and not x.flags.writeable:
+            x = x.copy()  # torch would share it, and warn that it cannot keep it from being written
         return torch.as_tensor(x, dtype=kind, device=device)
 
     def dtype(self, x: Array) -> str:
@@ -98,6 +101,8 @@ class TorchEngine(Engine):
     xp = _Namespace()
 
     def _sample(self, image: Array, coordinates: Array, rule: Rule) -> Array:
+        if image is coordinates:  # as in squaring; torch.compile traces no function that is handed one tensor twice
+            coordinates = coordinates.view_as(coordinates)
         return _Sample.apply(image, coordinates, rule)
 
     def _splat(self, values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:

@@ -22,8 +22,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (register.register, apply.apply, demo.demo, info.info):
-    app.command()(command)
+app.command()(register.register)
+app.command()(apply.apply)
+app.command()(demo.demo)
+app.command()(info.info)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import importlib.util
 import inspect
 import os
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +65,7 @@ def _train(folder: Path) -> None:
 
     typer.echo(f"   Keras on {keras.backend.backend()} learns to predict the displacement between two bent slices from")
     typer.echo("   the images alone: it is never told the true one. This is the whole network:\n")
-    typer.echo(_quote(build_network))
+    typer.echo(_quote_network())
     model = build_network()
     with show_training(STEPS) as advance:
         answer = train_network(model, steps=STEPS, advance=advance)
@@ -85,10 +84,13 @@ def _print_errors(answer: Answer) -> None:
         typer.echo(f"   {name:<20} {errors[0]:>8.2f} {errors[1]:>8.2f}{unit}")
 
 
-def _quote(function: Callable[..., object]) -> str:
-    """Source of a function's body without its docstring, indented."""
-    code = inspect.getsource(function).rpartition('"""')[2]
-    return textwrap.indent(textwrap.dedent(code).strip("\n"), "      ") + "\n"
+def _quote_network() -> str:
+    """The lines of `build_network` that a user would write, from the first layer to the compiled model."""
+    from keramorph.cli.demonstration.network import build_network
+
+    code = textwrap.dedent(inspect.getsource(build_network))
+    lines = code[code.index("    def convolve") : code.index("    return model")]
+    return textwrap.indent(textwrap.dedent(lines), "      ")
 
 
 def _say_what_next(output: Path) -> None:

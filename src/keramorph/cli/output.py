@@ -10,6 +10,9 @@ from pathlib import Path
 
 from keramorph.errors import FileError
 
+WRITTEN = frozenset({"moved", "transform", "inverse", "summary", "report"})
+"""Names, without their endings, of the files that a registration leaves."""
+
 
 def check_free(output: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
     """Refuse an output that is in the way, before any work is done.
@@ -33,6 +36,24 @@ def check_free(output: Path, *, overwrite: bool, inputs: Sequence[Path] = ()) ->
             raise FileError(
                 f"Expected an output apart from the inputs. Received: output={str(output)!r}, which is read as well. "
                 "Choose another one with `-o`."
+            )
+
+
+def check_inputs_apart(output: Path, *inputs: Path) -> None:
+    """Refuse an input that one of the written files would replace.
+
+    Args:
+        output: Folder to be written.
+        *inputs: Files that are read.
+
+    Raises:
+        FileError: If an input lies in the folder under a name that is written there.
+    """
+    for path in inputs:
+        if path.resolve().parent == output.resolve() and path.name.partition(".")[0] in WRITTEN:
+            raise FileError(
+                f"Expected an output folder that would not replace an input. Received: {str(path)!r} to be read, "
+                f"output={str(output)!r}. Choose another folder with `-o`."
             )
 
 

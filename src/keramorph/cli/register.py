@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from keramorph.cli.command import DONE, NOT_TRUSTWORTHY, guard
-from keramorph.cli.output import check_free, stage
+from keramorph.cli.output import check_free, check_inputs_apart, stage
 from keramorph.cli.progress import show_registration
 
 
@@ -30,12 +30,11 @@ def register(
     a summary in numbers and a report to look at.
     """
     check_free(output, overwrite=overwrite)
+    check_inputs_apart(output, fixed, moving)
     with stage(output) as folder:
         from keramorph import backend, registration
-        from keramorph.cli.result_files import check_inputs_apart, write_files
         from keramorph.solver import Config
 
-        check_inputs_apart(output, fixed, moving)
         backend.set_threads(threads)
         config = Config(seed=seed)
         start = time.perf_counter()
@@ -43,6 +42,9 @@ def register(
             result = registration.register(fixed, moving, config=config, progress=progress)
         seconds = {"register": time.perf_counter() - start}
         run = {"config": dataclasses.asdict(config), "threads": threads, "seconds": seconds}
+        # Drawing is imported late: whoever gave a wrong file need not wait for it.
+        from keramorph.cli.result_files import write_files
+
         names = write_files(result, folder, fixed=fixed, moving=moving, run=run)
     if not quiet:
         _summarise(result, output, names, seconds=time.perf_counter() - start)

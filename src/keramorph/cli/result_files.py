@@ -13,33 +13,13 @@ from typing import Any
 import numpy as np
 
 from keramorph import __version__
-from keramorph.errors import FileError
 from keramorph.io import write_image
 from keramorph.report import write_report
 from keramorph.space import Image
 from keramorph.transforms import write_transform
 
-STEMS = frozenset({"moved", "transform", "inverse", "summary", "report"})
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".tif", ".tiff")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
-
-
-def check_inputs_apart(output: Path, *inputs: Path) -> None:
-    """Refuse an input that one of the written files would replace.
-
-    Args:
-        output: Folder to be written.
-        *inputs: Files that are read.
-
-    Raises:
-        FileError: If an input lies in the folder under a name that is written there.
-    """
-    for path in inputs:
-        if path.resolve().parent == output.resolve() and path.name.partition(".")[0] in STEMS:
-            raise FileError(
-                f"Expected an output folder that would not replace an input. Received: {str(path)!r} to be read, "
-                f"output={str(output)!r}. Choose another folder with `-o`."
-            )
 
 
 def write_files(result: Any, folder: Path, *, fixed: Path, moving: Path, run: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """Layers for any Keras model: warp, resample, compose, integrate and resize deformations.
 
-Import this package before `keras.saving.load_model` reads a file that contains one of them: Keras finds a layer by the
-name under which its class has registered.
+Import this package before `keras.saving.load_model` reads a file that contains one of them, or an operation of
+`keramorph.ops`: Keras finds either by the name under which its class has registered.
 """
 
 from keramorph.layers.affine_warp import AffineWarp
@@ -10,5 +10,6 @@ from keramorph.layers.exponentiate import Exponentiate
 from keramorph.layers.resample import Resample
 from keramorph.layers.resize_displacement import ResizeDisplacement
 from keramorph.layers.warp import Warp
+from keramorph.ops import symbolic as _registers_operations  # noqa: F401
 
 __all__ = ["AffineWarp", "Compose", "Exponentiate", "Resample", "ResizeDisplacement", "Warp"]

@@ -80,24 +80,19 @@ class MINDSSC(keras.losses.Loss):
         return average_per_sample(ops.square(difference))
 
     def describe(self, image: Array) -> Array:
-        """Descriptors of an image `(batch, *spatial, channels)`: `(batch, *spatial, channels, pairs)` in [0, 1]."""
+        """Descriptors of an image `(batch, *spatial, channels)`: `(batch, *spatial, pairs, channels)` in [0, 1]."""
         image = standardize(image)
         neighbours = [
-            (axis, side, shift(image, axis=axis, offset=side * self.dilation))
+            (axis, shift(image, axis=axis, offset=offset))
             for axis in spatial_axes(image)
-            for side in (-1, 1)
+            for offset in (-self.dilation, self.dilation)
         ]
-        size = 2 * self.radius + 1
-        distances = ops.stack(
-            [
-                average_box(ops.square(a[2] - b[2]), size=size)
-                for a, b in combinations(neighbours, 2)
-                if a[0] != b[0]  # opposite neighbours have the same axis
-            ],
-            axis=-1,
-        )
-        distances = distances - ops.min(distances, axis=-1, keepdims=True)
-        variance = average(distances, axis=(-1,), keepdims=True)
+        # Two neighbours along one axis are opposite each other.
+        squares = [ops.square(a - b) for (i, a), (j, b) in combinations(neighbours, 2) if i != j]
+        distances = average_box(ops.concatenate(squares, axis=-1), size=2 * self.radius + 1)
+        distances = ops.reshape(distances, (*ops.shape(image)[:-1], len(squares), image.shape[-1]))
+        distances = distances - ops.min(distances, axis=-2, keepdims=True)
+        variance = average(distances, axis=(-2,), keepdims=True)
         typical = average(variance, axis=spatial_axes(image), keepdims=True) + _FLOOR
         return ops.exp(-distances / ops.clip(variance, _VARIANCE_RANGE * typical, typical / _VARIANCE_RANGE))
 

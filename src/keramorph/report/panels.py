@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from keramorph.report.views import View
 
 DIFFERENCE_COLOURS = "RdBu_r"
 GRID_COLOUR = "#ffd23f"
 GRID_LINES = 22
-OUTLINE = [withStroke(linewidth=2, foreground="black")]
+OUTLINE: list[AbstractPathEffect] = [withStroke(linewidth=2, foreground="black")]
 """Keeps white letters readable on a white picture."""
 
 

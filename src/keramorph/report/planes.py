@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from keramorph.space import Grid
 
@@ -81,5 +81,7 @@ def _cut(grid: Grid, *, down: tuple[int, int], across: tuple[int, int], name: st
 def match_axes(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Return, for each physical axis, the array axis that lies nearest to it and the sign of its direction."""
     cosines = grid.matrix / grid.spacing
-    physical, array_axis = linear_sum_assignment(-np.abs(cosines))
+    physical = np.arange(grid.ndim)
+    orders = np.array(list(itertools.permutations(range(grid.ndim))))
+    array_axis = orders[np.argmax(np.abs(cosines[physical, orders]).sum(axis=1))]
     return array_axis, np.sign(cosines[physical, array_axis])

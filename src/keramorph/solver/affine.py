@@ -18,6 +18,10 @@ from keramorph.space import Grid
 
 _TOLERANCE = 1e-4
 
+_ROUNDS = 3
+_SETTLED = 0.1
+"""Most searches at a level, each with the overlap of the one before; and the motion, in spacings, that ends them."""
+
 _MOST_SCALE = 3.0
 """Stretch or shrinkage along one direction that no pair of images asks for; a mirrored image is none either."""
 
@@ -47,23 +51,36 @@ def fit_affine(
     Returns:
         The matrix, and the loss before each iteration and at the end (that of the strain included).
     """
+    losses: list[float] = []
+    for _ in range(_ROUNDS):
+        problem = _Problem(level, matrix, options)
+        parameters, found = minimise(
+            problem.evaluate,
+            np.zeros(problem.count),
+            iterations=options.iterations - len(losses),
+            reach=min(level.spacing, problem.radius),
+            tolerance=_TOLERANCE,
+            notify=_count_on(notify, len(losses)),
+        )
+        matrix = problem.to_matrix(parameters)
+        losses += found[:-1]
+        if np.abs(parameters).max() < _SETTLED * level.spacing or len(losses) >= options.iterations:
+            break
     problem = _Problem(level, matrix, options)
-    parameters, losses = minimise(
-        problem.evaluate,
-        np.zeros(problem.count),
-        iterations=options.iterations,
-        reach=float(np.clip(level.spacing, None, problem.radius)),
-        tolerance=_TOLERANCE,
-        notify=notify,
-    )
-    return problem.to_matrix(parameters), losses
+    return matrix, [*losses, problem.evaluate(np.zeros(problem.count))[0]]
+
+
+def _count_on(notify: Notify, before: int) -> Notify:
+    """Return `notify` for a search that goes on where another one stopped."""
+    return lambda done, loss: notify(before + done, loss)
 
 
 class _Problem:
     """Loss of an affine transform as a function of parameters in millimetres.
 
     The first n * n change the matrix, in millimetres of motion at a typical distance from the centre of the fixed
-    image, and the last n move that centre: all of them cost and gain alike.
+    image, and the last n move that centre: all of them cost and gain alike. The overlap of the images is that of the
+    first transform throughout: a transform must not gain by moving what does not fit out of view.
     """
 
     def __init__(self, level: Level, matrix: np.ndarray, options: AffineOptions) -> None:
@@ -81,6 +98,7 @@ class _Problem:
         normal[:ndim, ndim] -= self.centre
         normal[:ndim] /= self.radius
         self.points = voxel_positions(np.vstack([normal, np.eye(ndim + 1)[-1:]]), grid.shape, level.fixed.values)
+        self.weight = weigh(level.fixed, level.moving, self._read_at(matrix))
 
     def to_matrix(self, parameters: np.ndarray) -> np.ndarray:
         """Homogeneous matrix in millimetres that the parameters stand for."""
@@ -99,16 +117,19 @@ class _Problem:
             # Not a way from one body to another: the line search takes a shorter step.
             return np.inf, np.zeros_like(parameters)
         engine = backend.of(level.fixed.values)
-        moving = level.moving.grid
-        positions = voxel_positions(voxel_matrix(matrix, level.fixed.grid, moving), level.fixed.grid.shape, self.points)
-        moved, slope = engine.sample_with_derivative(level.moving.values, positions)
-        result = compare(self.moments, moved, weigh(level.fixed, level.moving, positions), size=self.size)
+        moved, slope = engine.sample_with_derivative(level.moving.values, self._read_at(matrix))
+        result = compare(self.moments, moved, self.weight, size=self.size)
         gradient = self._collect(engine.xp, result.derivative * slope[..., 0, :])
         strain, strain_gradient = _measure_strain(matrix[:-1, :-1])
         cost = self.options.strain_weight
         ndim = len(self.centre)
         gradient[: ndim * ndim] += cost * strain_gradient.ravel() / self.radius
         return 1 - float(result.similarity) + cost * strain, gradient
+
+    def _read_at(self, matrix: np.ndarray) -> Array:
+        """Voxels of the moving grid at which the fixed voxels read."""
+        grid = self.level.fixed.grid
+        return voxel_positions(voxel_matrix(matrix, grid, self.level.moving.grid), grid.shape, self.points)
 
     def _collect(self, xp: Any, to_position: Array) -> np.ndarray:
         """Gradient to the parameters, of the similarity's derivative `(1, *spatial, n)` to moving voxels; negated."""
@@ -128,6 +149,12 @@ def _typical_distance(grid: Grid) -> float:
 
 
 def _measure_strain(linear: np.ndarray) -> tuple[float, np.ndarray]:
-    """Sum of squares of Green's strain `(MᵀM - I) / 2`, which no rotation changes, and its gradient."""
-    strain = (linear.T @ linear - np.eye(len(linear))) / 2
-    return float(np.sum(strain**2)), 2 * linear @ strain
+    """Sum of squares of Green's strain `(MᵀM - I) / 2` of a matrix and of its inverse, and its gradient.
+
+    No rotation changes it, and shrinking costs like stretching.
+    """
+    inverse = np.linalg.inv(linear)
+    identity = np.eye(len(linear))
+    strain, inverse_strain = ((m.T @ m - identity) / 2 for m in (linear, inverse))
+    gradient = 2 * linear @ strain - inverse.T @ (2 * inverse @ inverse_strain) @ inverse.T
+    return float(np.sum(strain**2) + np.sum(inverse_strain**2)) / 2, gradient / 2

@@ -46,9 +46,9 @@ class Config:
     affine_iterations: int = 40
     window: float = 7.0
     update_smoothing: float = 1.73
-    field_smoothing: float = 0.7
+    field_smoothing: float = 0.5
     step: float = 0.4
-    tolerance: float = 2e-4
+    tolerance: float = 1e-3
     strain_weight: float = 0.05
     voxels: int = 3_000_000
     seed: int = 0

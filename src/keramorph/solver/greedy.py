@@ -1,8 +1,8 @@
 """Greedy compositional registration: small smooth updates, composed one after the other.
 
-Each iteration takes the derivative of the similarity, turns it into an update by a smoothed Gauss-Newton step, composes
-the displacement with it, u <- compose(u, v), and smooths u a little. An update is shorter than half a voxel and smoother
-than a voxel, so that each of them is invertible, and so is what they make together.
+Each iteration takes the derivative of the similarity, turns it into an update by a smoothed Gauss-Newton step,
+composes the displacement with it, u <- compose(u, v), and smooths u a little. An update is shorter than half a voxel
+and smoother than a voxel, so that each of them is invertible, and so is what they make together.
 """
 
 from __future__ import annotations
@@ -49,7 +49,12 @@ class _Images(NamedTuple):
 
 
 def deform(
-    level: Level, matrix: np.ndarray, displacement: Array, options: GreedyOptions, *, notify: Callable[[int, float], None]
+    level: Level,
+    matrix: np.ndarray,
+    displacement: Array,
+    options: GreedyOptions,
+    *,
+    notify: Callable[[int, float], None],
 ) -> tuple[Array, list[float]]:
     """Return the displacement that aligns the images of a level best, near a first one.
 

@@ -40,7 +40,9 @@ def scale_intensity(image: Image, *, name: str) -> Scaled:
     Raises:
         InputError: If no value is finite, or all are equal.
     """
-    values = image.array.mean(axis=-1, dtype=np.float32) if image.channels > 1 else image.array[..., 0].astype(np.float32)
+    values = (
+        image.array.mean(axis=-1, dtype=np.float32) if image.channels > 1 else image.array[..., 0].astype(np.float32)
+    )
     finite = np.isfinite(values)
     known = values if finite.all() else values[finite]
     if known.size == 0:
@@ -51,7 +53,7 @@ def scale_intensity(image: Image, *, name: str) -> Scaled:
     low, high = _find_range(known)
     if not high > low:
         raise InputError(
-            f"The {name} image needs contrast to be registered. Received: one and the same value {low:g} nearly everywhere. "
+            f"The {name} image needs contrast to be registered. Received: the same value {low:g} nearly everywhere. "
             "Check that the right file, and the right channel, was given."
         )
     scaled = np.clip((values - low) / (high - low), 0, 1)

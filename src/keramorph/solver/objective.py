@@ -1,9 +1,12 @@
 """How alike two images are, window by window, and the derivative to one of them.
 
-The squared local correlation is c(x) = r² / ((v_f + e)(v_m + e)), where r is the covariance and v the variances of the
-two images in a window around x, and e is the square of a noise level below which contrast does not count. Its value
-comes from five window moments and its derivative from three more window sums, because a box window is its own adjoint.
-Squared, it does not ask which of two tissues is the brighter one.
+The squared local correlation is c(x) = (|r| + e)² / ((v_f + e)(v_m + e)), where r is the covariance and v the variances
+of the two images in a window around x, and e is the square of a noise level below which contrast does not count: it
+acts like noise that both images share. Without it in the numerator, equal images would still gain by a warp that raises
+the contrast of flat regions. A window counts by the share of the fixed image's variance in it that is not noise: where
+the fixed image is flat there is nothing to match. Squared, the correlation does not ask which of two tissues is the
+brighter one. The value comes from five window moments and the derivative from three more window sums, because a box
+window is its own adjoint.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ NOISE = 0.01
 """Contrast that counts as none, as a share of an image's range."""
 
 ENOUGH_OVERLAP = 0.5
-"""Share of the fixed image below which a smaller overlap lowers the similarity, so that parting never pays."""
+"""Share of the fixed image's contrast below which a smaller overlap lowers the similarity: parting never pays."""
 
 
 class FixedMoments(NamedTuple):
@@ -27,6 +30,7 @@ class FixedMoments(NamedTuple):
     share: Array
     mean: Array
     variance: Array
+    weight: Array
 
 
 class Comparison(NamedTuple):
@@ -49,7 +53,8 @@ def measure_fixed(fixed: Array, *, size: tuple[int, ...]) -> FixedMoments:
     sums = engine.window_sum(xp.concatenate([values * 0 + 1, values, values * values], axis=-1), size=size)
     share = 1 / sums[..., :1]
     mean = sums[..., 1:2] * share
-    return FixedMoments(values, share, mean, _variance(xp, sums[..., 2:] * share, mean))
+    variance = _variance(xp, sums[..., 2:] * share, mean)
+    return FixedMoments(values, share, mean, variance, 1 - NOISE**2 / variance)
 
 
 def measure_similarity(moments: FixedMoments, moved: Array, weight: Array, *, size: tuple[int, ...]) -> Array:
@@ -67,7 +72,8 @@ def measure_similarity(moments: FixedMoments, moved: Array, weight: Array, *, si
     xp = backend.of(moved).xp
     _, _, variance, covariance = _measure_moved(moments, moved, size)
     correlation = covariance * covariance / (moments.variance * variance)
-    return xp.sum(weight * correlation) / _total(xp, weight)
+    weight = weight * moments.weight
+    return xp.sum(weight * correlation) / _total(xp, weight, moments)
 
 
 def compare(moments: FixedMoments, moved: Array, weight: Array, *, size: tuple[int, ...]) -> Comparison:
@@ -82,7 +88,8 @@ def compare(moments: FixedMoments, moved: Array, weight: Array, *, size: tuple[i
     engine = backend.of(moved)
     xp = engine.xp
     centred, mean, variance, covariance = _measure_moved(moments, moved, size)
-    total = _total(xp, weight)
+    weight = weight * moments.weight
+    total = _total(xp, weight, moments)
     by_moved = covariance / variance
     by_fixed = covariance / moments.variance
     similarity = xp.sum(weight * by_fixed * by_moved) / total
@@ -96,14 +103,16 @@ def compare(moments: FixedMoments, moved: Array, weight: Array, *, size: tuple[i
 
 
 def _measure_moved(moments: FixedMoments, moved: Array, size: tuple[int, ...]) -> tuple[Array, Array, Array, Array]:
-    """Moved image without its mean, and its window mean, variance and covariance with the fixed image."""
+    """Moved image without its mean, and its window mean, variance and covariance with the fixed one, noise included."""
     engine = backend.of(moved)
     xp = engine.xp
     centred = moved - xp.mean(moved)
     products = [centred, centred * centred, centred * moments.values]
     sums = engine.window_sum(xp.concatenate(products, axis=-1), size=size) * moments.share
     mean = sums[..., :1]
-    return centred, mean, _variance(xp, sums[..., 1:2], mean), sums[..., 2:] - mean * moments.mean
+    covariance = sums[..., 2:] - mean * moments.mean
+    covariance = xp.where(covariance < 0, covariance - NOISE**2, covariance + NOISE**2)
+    return centred, mean, _variance(xp, sums[..., 1:2], mean), covariance
 
 
 def _variance(xp: Any, square: Array, mean: Array) -> Array:
@@ -112,10 +121,7 @@ def _variance(xp: Any, square: Array, mean: Array) -> Array:
     return xp.where(difference > 0, difference, difference * 0) + NOISE**2
 
 
-def _total(xp: Any, weight: Array) -> Array:
+def _total(xp: Any, weight: Array, moments: FixedMoments) -> Array:
     """Weight of all windows, but no less than that of half of them."""
     total = xp.sum(weight)
-    count = 1
-    for length in xp.shape(weight):
-        count *= length
-    return xp.maximum(total, total * 0 + ENOUGH_OVERLAP * count)
+    return xp.maximum(total, ENOUGH_OVERLAP * xp.sum(moments.weight))

@@ -55,7 +55,7 @@ def coarsen_grid(grid: Grid, spacing: float) -> Grid:
 
 
 def list_spacings(grid: Grid, *, smallest: float, most: int) -> list[float]:
-    """Spacings of the levels, coarse to fine: doubled from the finest while `smallest` voxels remain on the longest axis."""
+    """Spacings of the levels, coarse to fine: doubled while `smallest` voxels remain on the longest axis."""
     finest = finest_spacing(grid)
     extent = float(max(np.asarray(grid.shape) * grid.spacing))
     count = 1 + max(0, math.floor(math.log2(max(1.0, extent / (finest * smallest)))))

@@ -95,8 +95,8 @@ class Solution:
         grid: Grid of the displacement: the fixed image's, or a coarser one over the same field of view.
         losses: Loss at the finest level of the start, of the affine stage's end and of the deformable stage's end.
         overlap: Share of the fixed image that lies inside the moving image.
-        contrast: How much more alike the images are after the affine stage than when they are shifted apart, from about 0
-            (nothing in common) to 1.
+        contrast: How much more alike the images are after the affine stage than when they are shifted apart, from about
+            0 (nothing in common) to 1.
         history: One record per level.
 
     Example:

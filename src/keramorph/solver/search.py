@@ -18,7 +18,7 @@ from keramorph.solver.greedy import GreedyOptions, deform
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings
 from keramorph.solver.result import LevelRecord, Progress, Solution
 from keramorph.solver.start import list_starts
-from keramorph.solver.trust import measure_contrast, measure_loss, measure_overlap
+from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast, measure_loss, measure_overlap
 from keramorph.solver.unfold import unfold
 
 Listener = Callable[[Progress], None]
@@ -72,32 +72,48 @@ def solve(fixed: Layer, moving: Layer, config: Config, *, listener: Listener | N
 
     Returns:
         The transform, in arrays of that engine, with losses and history.
+
+    Example:
+        >>> from keramorph.solver.pyramid import Layer
+        >>> from keramorph.space import Grid
+        >>> rows, columns = np.mgrid[:32, :32].astype("float32")
+        >>> disc = np.exp(-((rows - 15) ** 2 / 60 + (columns - 15) ** 2 / 30))[None, ..., None]
+        >>> layer = Layer(disc, None, Grid.from_spacing((32, 32)))
+        >>> solve(layer, layer, Config()).displacement.shape
+        (1, 32, 32, 2)
     """
     run = _Run(config, listener)
     levels = _build_levels(fixed, moving, config)
-    finest = levels[-1]
     affine_levels = _pick_affine_levels(levels, config)
     matrix = _align(affine_levels, run)
-    still = backend.of(fixed.values).xp.zeros(
-        (1, *finest.fixed.grid.shape, fixed.grid.ndim), dtype="float32", like=fixed.values
-    )
+    contrast = measure_contrast(affine_levels[0], matrix, window=config.window)
+    if contrast < LEAST_CONTRAST:
+        # What was found is no better than chance: a fit or a deformation on top of it would only do harm.
+        matrix = _keep_start(affine_levels[-1], config)
+    displacement = _still(levels[-1])
     losses = {
-        "start": measure_loss(finest, np.eye(fixed.grid.ndim + 1), still, window=config.window),
-        "affine": measure_loss(finest, matrix, still, window=config.window),
+        "start": _measure(levels[-1], np.eye(fixed.grid.ndim + 1), displacement, config),
+        "affine": _measure(levels[-1], matrix, displacement, config),
     }
-    displacement = unfold(_deform(levels, matrix, run), finest.fixed.grid)
-    losses["deformable"] = measure_loss(finest, matrix, displacement, window=config.window)
-    if losses["deformable"] >= losses["affine"]:
-        displacement, losses["deformable"] = still, losses["affine"]
-    return Solution(
-        matrix,
-        displacement,
-        finest.fixed.grid,
-        losses,
-        measure_overlap(affine_levels[0], matrix),
-        measure_contrast(affine_levels[0], matrix, window=config.window),
-        tuple(run.history),
-    )
+    losses["deformable"] = losses["affine"]
+    if config.iterations and contrast >= LEAST_CONTRAST:
+        found = unfold(_deform(levels, matrix, run), levels[-1].fixed.grid)
+        loss = _measure(levels[-1], matrix, found, config)
+        if loss < losses["affine"]:
+            displacement, losses["deformable"] = found, loss
+    overlap = measure_overlap(affine_levels[0], matrix)
+    return Solution(matrix, displacement, levels[-1].fixed.grid, losses, overlap, contrast, tuple(run.history))
+
+
+def _measure(level: Level, matrix: np.ndarray, displacement: Array | None, config: Config) -> float:
+    return measure_loss(level, matrix, displacement, window=config.window)
+
+
+def _still(level: Level) -> Array:
+    """Displacement of zero on the fixed grid of a level."""
+    shape = level.fixed.grid.shape
+    xp = backend.of(level.fixed.values).xp
+    return xp.zeros((1, *shape, len(shape)), dtype="float32", like=level.fixed.values)
 
 
 def _build_levels(fixed: Layer, moving: Layer, config: Config) -> list[Level]:
@@ -131,8 +147,16 @@ def _align(levels: list[Level], run: _Run) -> np.ndarray:
         run.record("affine", level, losses, began)
     # Each level fits what it sees: at the last one the way there must still have paid.
     headers = np.eye(len(matrix))
-    found, start = (measure_loss(levels[-1], m, None, window=run.config.window) for m in (matrix, headers))
+    found, start = (_measure(levels[-1], m, None, run.config) for m in (matrix, headers))
     return matrix if found <= start else headers
+
+
+def _keep_start(level: Level, config: Config) -> np.ndarray:
+    """The better one of the starts that ask nothing of the intensities: headers or centres."""
+    starts = list_starts(level.fixed, level.moving)
+    plain = [starts[name] for name in (("headers", "centres") if config.affine_iterations else ("headers",))]
+    losses = [_measure(level, matrix, None, config) for matrix in plain]
+    return plain[int(np.argmin(losses))]
 
 
 def _fit(
@@ -168,12 +192,10 @@ def _deform(levels: list[Level], matrix: np.ndarray, run: _Run) -> Array:
     displacement: Array | None = None
     for number, level in enumerate(levels, start=1):
         began = time.perf_counter()
-        shape = level.fixed.grid.shape
         if displacement is None:
-            xp = backend.of(level.fixed.values).xp
-            displacement = xp.zeros((1, *shape, len(shape)), dtype="float32", like=level.fixed.values)
+            displacement = _still(level)
         else:
-            displacement = ops.resize_displacement(displacement, shape=shape)
+            displacement = ops.resize_displacement(displacement, shape=level.fixed.grid.shape)
         notify = run.notifier("deformable", number, len(levels))
         displacement, losses = deform(level, matrix, displacement, options, notify=notify)
         run.record("deformable", level, losses, began)

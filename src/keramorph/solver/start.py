@@ -61,7 +61,7 @@ def _points(grid: Grid) -> np.ndarray:
 
 
 def _align_axes(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """Rotation that takes the principal axes of one covariance to those of another, the signs nearest to no rotation."""
+    """Rotation that takes the principal axes of one covariance to another's, their signs nearest to no rotation."""
     _, fixed_axes = np.linalg.eigh(fixed)
     _, moving_axes = np.linalg.eigh(moving)
     signs = np.sign(np.sum(fixed_axes * moving_axes, axis=0))

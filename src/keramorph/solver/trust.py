@@ -12,7 +12,7 @@ from keramorph.solver.pyramid import Level, window_size
 from keramorph.solver.result import Outcome, Solution
 
 _LEAST_OVERLAP = 0.05
-_LEAST_CONTRAST = 0.05
+LEAST_CONTRAST = 0.1
 _MOST_FOLDS = 1.0
 """Limits of trust: share of the fixed image, gain over chance, percentage of folded voxels."""
 
@@ -89,9 +89,10 @@ def judge(solution: Solution, *, folds: float) -> Outcome:
         return Outcome(
             "untrusted", f"Only {100 * solution.overlap:.1f} % of the fixed image lies inside the moved one."
         )
-    if solution.contrast < _LEAST_CONTRAST:
+    if solution.contrast < LEAST_CONTRAST:
         return Outcome(
-            "untrusted", "The images are hardly more alike where they were laid than where they do not belong together."
+            "untrusted",
+            "No alignment was found at which the images are clearly more alike than by chance: only the start is kept.",
         )
     if folds > _MOST_FOLDS:
         return Outcome("untrusted", f"The transform folds at {folds:.2f} % of the voxels.")

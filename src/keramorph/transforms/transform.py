@@ -19,6 +19,11 @@ class Transform(ABC):
     """A map from points of the fixed image to points of the moving image, in millimetres (LPS).
 
     Pull: the value of a resampled image at a fixed point x is the moving image's value at `apply_points(x)`.
+
+    Example:
+        >>> from keramorph.transforms import AffineTransform
+        >>> isinstance(AffineTransform(np.eye(3)), Transform)
+        True
     """
 
     @property

@@ -13,6 +13,8 @@ from keramorph import ops
 SIZE = 256
 CROP = (slice(20, 220), slice(12, 212))
 """The 200 x 200 pixels that hold the head."""
+AIR = 0.04
+"""Nothing brighter than this, smoothed, is air in any of the contrasts."""
 COARSE = 4
 """Deformations are drawn on a grid coarser by this factor: they are smooth, and it is 16 times faster."""
 
@@ -147,9 +149,8 @@ def change_contrast(picture: np.ndarray, generator: np.random.Generator) -> np.n
 
 
 def find_head(picture: np.ndarray) -> np.ndarray:
-    """Return the mask of the head: what is not as dark as air, without specks and holes."""
-    bright = ndimage.binary_opening(picture > 0.12, iterations=2)
-    parts, count = ndimage.label(ndimage.binary_closing(bright, iterations=4))
+    """Return the mask of the head: the largest part that is not as dark as air, without holes; else everything."""
+    parts, count = ndimage.label(ndimage.gaussian_filter(picture, 2.0) > AIR)
     if not count:
         return np.ones(picture.shape, bool)
     largest = 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
