@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from differentiate import double_precision, gradients, like
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from differentiate import double_precision, gradients, like
 from keramorph import backend, ops
 from keramorph.errors import OptionError
 

@@ -1,13 +1,13 @@
 """The laws of deformation, drawn by Hypothesis, on the engine under test."""
 
 import numpy as np
-from conftest import to_engine
-from differentiate import double_precision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.linalg import expm, logm
 
+from conftest import to_engine
+from differentiate import double_precision
 from keramorph import ops
 
 # Each shape costs a compiling engine seconds; the seeds draw everything else.
@@ -87,7 +87,9 @@ def test_inverse_undoes_and_its_residual_is_true(engine_name, make_array):
         inverse, residual = (np.asarray(x) for x in ops.invert(u, iterations=40))
     own = np.moveaxis(np.indices((24, 30)), 0, -1)
     at = np.moveaxis(own + inverse[0], -1, 0)
-    back = np.stack([ndimage.map_coordinates(displacement[0, ..., d], at, order=1, mode="nearest") for d in (0, 1)], axis=-1)
+    back = np.stack(
+        [ndimage.map_coordinates(displacement[0, ..., d], at, order=1, mode="nearest") for d in (0, 1)], axis=-1
+    )
     left = np.linalg.norm(inverse[0] + back, axis=-1)
     assert np.abs(left - residual[0]).max() < 1e-12
     assert left.max() < 1e-6

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from differentiate import double_precision
 from scipy import ndimage
 
+from differentiate import double_precision
 from keramorph import backend, ops
 from keramorph.errors import ArrayTypeError, OptionError, ShapeError
 
@@ -108,7 +108,9 @@ def test_a_resized_displacement_moves_the_same_physical_distance(make_array):
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "bool"])
 def test_labels_keep_their_values_and_their_type(make_array, dtype):
     # Trap 10: labels blended by linear interpolation, integer types lost.
-    labels = np.random.default_rng(5).choice([0, 1] if dtype == "bool" else [0, 7, 100], size=(1, 8, 9, 1)).astype(dtype)
+    labels = (
+        np.random.default_rng(5).choice([0, 1] if dtype == "bool" else [0, 7, 100], size=(1, 8, 9, 1)).astype(dtype)
+    )
     displacement = random_pair((8, 9), seed=6)[1][:1]
     moved = np.asarray(ops.warp(make_array(labels), make_array(displacement), order=0))
     assert moved.dtype == labels.dtype

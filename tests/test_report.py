@@ -151,17 +151,17 @@ def test_range_is_robust_to_nan_and_to_one_value():
 )
 def test_report_names_every_picture(result, count):
     drawn = draw_report(result, names=("a.png", "b.png"))
-    titles = [axes.get_title() for axes in figure.axes[:-1]]
-    assert len(figure.axes) == count
+    titles = [axes.get_title() for axes in drawn.axes[:-1]]
+    assert len(drawn.axes) == count
     assert all(titles)
-    assert "b.png" in figure.texts[0].get_text()
-    assert "0.900" in figure.texts[2].get_text()
-    assert "%" in figure.axes[-1].get_xlabel()
+    assert "b.png" in drawn.texts[0].get_text()
+    assert "0.900" in drawn.texts[2].get_text()
+    assert "%" in drawn.axes[-1].get_xlabel()
 
 
 def test_report_draws_pixels_in_their_aspect():
-    figure = draw_report(make_picture_result())
-    assert figure.axes[0].get_aspect() == pytest.approx(2.0)
+    drawn = draw_report(make_picture_result())
+    assert drawn.axes[0].get_aspect() == pytest.approx(2.0)
 
 
 def test_report_is_a_picture_without_pyplot(tmp_path):

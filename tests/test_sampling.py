@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from differentiate import central_differences, double_precision, gradients, like, second_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from differentiate import central_differences, double_precision, gradients, like, second_gradient
 from keramorph import backend, ops
 from keramorph.errors import OptionError, ShapeError
 
@@ -67,7 +67,9 @@ def test_sampling_matches_scipy(engine_name, make_array, shape, order, boundary)
     # The very coordinates that float32 holds, so that a rounded one does not land on the other side of an edge.
     image, points = image.astype("float32"), points.astype("float32")
     expected = oracle(image.astype("float64"), points.astype("float64"), order, boundary)
-    found = np.asarray(ops.sample(make_array(image), make_array(points), order=order, boundary=boundary, fill_value=2.5))
+    found = np.asarray(
+        ops.sample(make_array(image), make_array(points), order=order, boundary=boundary, fill_value=2.5)
+    )
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() < 1e-5 * max(1, np.abs(expected).max())
 

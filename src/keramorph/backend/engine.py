@@ -72,7 +72,7 @@ class Engine:
         order: Order = 1,
         boundary: Boundary = "nearest",
     ) -> Array:
-        """Adjoint of `sample` to the image: values `(batch, *field, channels)` spread over `(batch, *shape, channels)`."""
+        """Adjoint of `sample` to the image: values `(batch, *field, channels)` spread over `shape`."""
         rule = Rule(order, boundary, 0.0, relative)
         values, coordinates = self._settle(values, coordinates)
         grown = tuple(shape)

@@ -8,7 +8,7 @@ from keramorph._typing import Array
 
 
 def fold(xp: Any, index: Array, count: Any, boundary: str) -> Array:
-    """Bring integer indices into `[0, count)` as the boundary says; `constant` and `wrap` mirror, as SciPy's splines."""
+    """Bring integer indices into `[0, count)` as the boundary says; `constant` and `wrap` mirror, as in SciPy."""
     if boundary == "nearest":
         return xp.clip(index, 0, count - 1)
     if boundary == "reflect":

@@ -14,14 +14,17 @@ from keramorph._typing import Array
 
 _INTEGERS = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
 _SAME = (
-    "reshape", "transpose", "concatenate", "stack", "broadcast_to", "floor", "clip", "where", "abs", "sqrt", "exp", "log",
-    "sin", "cos", "tanh", "arctan2", "maximum", "minimum", "sum", "mean", "max", "min", "cumsum", "take", "matmul",
+    "reshape", "transpose", "concatenate", "stack", "broadcast_to", "floor", "clip", "where", "abs", "sqrt", "exp",
+    "log", "sin", "cos", "tanh", "arctan2", "maximum", "minimum", "sum", "mean", "max", "min", "cumsum", "take", "matmul",
     "einsum", "pad", "round",
 )  # fmt: skip
 
 
 class Namespace:
     """Array functions with NumPy's names over a module that has them, such as `numpy` itself."""
+
+    reshape: Callable
+    transpose: Callable
 
     def __init__(self, module: Any) -> None:
         self._module = module

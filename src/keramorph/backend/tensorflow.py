@@ -1,4 +1,4 @@
-"""TensorFlow: the portable primitives with the gradient rules of sampling and smoothing, eager, in graphs and in XLA."""
+"""TensorFlow: the portable primitives with the gradient rules of sampling and smoothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,19 @@ class _Namespace(Namespace):
     """NumPy's names over TensorFlow, with sizes that may be known at run time only."""
 
     def __init__(self) -> None:
-        for name in ("broadcast_to", "stack", "where", "abs", "sqrt", "exp", "sin", "cos", "tanh", "maximum", "minimum"):
+        for name in (
+            "broadcast_to",
+            "stack",
+            "where",
+            "abs",
+            "sqrt",
+            "exp",
+            "sin",
+            "cos",
+            "tanh",
+            "maximum",
+            "minimum",
+        ):
             setattr(self, name, getattr(tf, name))
         for name in ("einsum", "transpose", "matmul", "floor", "round"):
             setattr(self, name, getattr(tf, name))

@@ -57,12 +57,9 @@ def standardize(image: Array) -> Array:
     same for every intensity unit.
     """
     axes = spatial_axes(image)
-    # Relative to one of its own voxels a constant image is exactly 0, which the rounded mean would not make it.
-    first = ops.stop_gradient(image[(slice(None), *[slice(0, 1)] * len(axes))])
-    shifted = image - first
-    mean = average(shifted, axis=axes, keepdims=True)
-    centred = shifted - mean
+    mean = average(image, axis=axes, keepdims=True)
+    centred = image - mean
     variance = average(ops.square(centred), axis=axes, keepdims=True)
-    varies = variance > _RELATIVE_FLOOR * ops.square(first + mean)
+    varies = variance > _RELATIVE_FLOOR * ops.square(mean)
     scale = ops.rsqrt(ops.where(varies, variance, ops.ones_like(variance)))
     return centred * ops.where(varies, scale, ops.zeros_like(scale))

@@ -17,7 +17,7 @@ def affine_to_displacement(matrix: Array, *, shape: Sequence[int]) -> Array:
     """The displacement on a grid that an affine map makes: `u(x) = A x + b - x`.
 
     Args:
-        matrix: `(batch, ndim, ndim + 1)`, the columns of A and then b, in voxels; 0 is the first voxel's centre.
+        matrix: `(batch, ndim, ndim + 1)`, the columns of A and then b, in voxels of the grid.
         shape: Spatial shape of the grid.
 
     Returns:

@@ -76,7 +76,8 @@ def invert(displacement: Array, *, iterations: int = 30) -> tuple[Array, Array]:
         iterations: Number of iterations.
 
     Returns:
-        The inverse v, `(batch, *spatial, ndim)`, and the length of `v(x) + u(x + v(x))`, `(batch, *spatial)`, in voxels.
+        The inverse v, `(batch, *spatial, ndim)`, and the length of `v(x) + u(x + v(x))`, `(batch, *spatial)`, all
+        in voxels.
 
     Raises:
         OptionError: If `iterations` is below 1.

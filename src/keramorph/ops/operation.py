@@ -60,8 +60,8 @@ def check_field(image: Array, field: Array, *, name: str = "displacement", same_
         )
     if same_grid and (len(got) != len(shape) or _differ(shape[1:-1], got[1:-1])):
         raise ShapeError(
-            f"`{name}` must lie on the image's own grid. Received: {name} of shape {got} for an image of shape {shape}. "
-            "Bring it there with `resize_displacement`."
+            f"`{name}` must lie on the image's own grid. Received: {name} of shape {got} for an image of shape "
+            f"{shape}. Bring it there with `resize_displacement`."
         )
 
 

@@ -69,8 +69,8 @@ def _check_shape(array: Array, shape: Sequence[int]) -> tuple:
     sizes = to_sizes(shape)
     if len(sizes) != len(array.shape) - 2 or any(isinstance(n, int) and n < 1 for n in sizes):
         raise ShapeError(
-            f"`shape` must name {len(array.shape) - 2} sizes of at least 1, one per spatial axis. Received: shape={shape} "
-            f"for an array of shape {tuple(array.shape)}."
+            f"`shape` must name {len(array.shape) - 2} sizes of at least 1, one per spatial axis. Received: "
+            f"shape={shape} for an array of shape {tuple(array.shape)}."
         )
     return sizes
 
