@@ -134,6 +134,9 @@ def test_determinant_of_an_affine_map_is_that_of_its_matrix(engine_name, ndim, s
         assert np.abs(np.asarray(field)[0] - (own @ matrix.T + 1 - own)).max() < 1e-12
         assert np.abs(np.asarray(ops.jacobian_determinant(field)) - np.linalg.det(matrix)).max() < 1e-10
         assert np.abs(np.asarray(ops.jacobian(field)) - matrix).max() < 1e-10
+        about_center = ops.affine_to_displacement(*on(engine_name, affine), shape=shape, centered=True)
+        own = own - (np.array(shape) - 1) / 2
+        assert np.abs(np.asarray(about_center)[0] - (own @ matrix.T + 1 - own)).max() < 1e-12
 
 
 @few

@@ -71,7 +71,7 @@ def test_a_sample_without_labels_does_not_count():
 def test_unequal_numbers_of_labels_are_named():
     with pytest.raises(ShapeError, match=r"Received: y_true\.shape"):
         Dice()(np.zeros((1, 5, 3), "float32"), np.zeros((1, 5, 4), "float32"))
-    with pytest.raises(ShapeError, match="Build it with labels=4"):
+    with pytest.raises(ShapeError, match="Build it with num_labels=4"):
         DicePerLabel(3)(np.zeros((1, 5, 4), "float32"), np.zeros((1, 5, 4), "float32"))
 
 

@@ -24,7 +24,8 @@ class _Namespace(Namespace):
         return x if x.dtype.name == dtype else x.astype(jax.dtypes.canonicalize_dtype(dtype))
 
     def index_dtype(self, rows: Any) -> str:
-        return "int32" if rows < 2**31 else "int64"
+        # Sizes that are still open while a model is built compare with nothing.
+        return "int64" if isinstance(rows, int) and rows >= 2**31 else "int32"
 
     def gather_rows(self, rows: Array, index: Array) -> Array:
         # The indices are folded into range already; checking them again would cost a pass.

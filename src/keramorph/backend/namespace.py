@@ -14,9 +14,9 @@ from keramorph._typing import Array
 
 _INTEGERS = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
 _SAME = (
-    "reshape", "transpose", "concatenate", "stack", "broadcast_to", "floor", "clip", "where", "abs", "sqrt", "exp",
-    "log", "sin", "cos", "tanh", "arctan2", "maximum", "minimum", "sum", "mean", "max", "min", "cumsum", "take", "matmul",
-    "einsum", "pad", "round",
+    "reshape", "transpose", "concatenate", "stack", "broadcast_to", "floor", "clip", "where", "abs", "sqrt",
+    "exp", "log", "sin", "cos", "tanh", "arctan2", "maximum", "minimum", "sum", "mean", "max", "min", "cumsum",
+    "take", "matmul", "einsum", "pad", "round",
 )  # fmt: skip
 
 

@@ -93,8 +93,7 @@ class SpatialTransformer(_VoxelMorphLayer):
         if len(trf.shape) == 3 and len(vol.shape) > 3:
             shape = tuple(keras.ops.shape(vol)[1:-1])
             matrix = _swap_matrix(trf) if self.indexing == "xy" else trf
-            matrix = _about_first_voxel(matrix, shape) if self.shift_center else matrix
-            trf = ops.affine_to_displacement(matrix, shape=shape)
+            trf = ops.affine_to_displacement(matrix, shape=shape, centered=self.shift_center)
         elif self.indexing == "xy":
             trf = _swap_components(trf)
         outside: dict[str, Any] = (
@@ -288,15 +287,6 @@ def _swap_matrix(matrix: Array) -> Array:
     """Matrix in row-column order of one in column-row order: its first two rows and columns change places."""
     rows = keras.ops.concatenate([matrix[:, 1:2], matrix[:, 0:1], matrix[:, 2:]], axis=1)
     return _swap_components(rows)
-
-
-def _about_first_voxel(matrix: Array, shape: tuple[Any, ...]) -> Array:
-    """Matrices about index 0 of matrices about the centre: the offset takes up `c - A c`."""
-    matrix = keras.ops.cast(matrix, _float32_or_better(keras.backend.standardize_dtype(matrix.dtype)))
-    center = keras.ops.stack([(keras.ops.cast(size, matrix.dtype) - 1) / 2 for size in shape])
-    linear, offset = matrix[..., :-1], matrix[..., -1]
-    offset = offset + center - keras.ops.sum(linear * center, axis=-1)
-    return keras.ops.concatenate([linear, offset[..., None]], axis=-1)
 
 
 def _line(size: Any, factor: float, dtype: Any) -> Array:

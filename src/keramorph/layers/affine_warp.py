@@ -64,7 +64,7 @@ class AffineWarp(ImageLayer):
     def transform(self, moving: Array, matrix: Array) -> Array:
         """Moved image, channels last."""
         shape = tuple(keras.ops.shape(moving)[1:-1])
-        displacement = ops.affine_to_displacement(_about_first_voxel(matrix, shape), shape=shape)
+        displacement = ops.affine_to_displacement(matrix, shape=shape, centered=True)
         return ops.warp(moving, displacement, **self.sampling)
 
     def infer_shape(self, moving: Shape, matrix: Shape) -> Shape:
@@ -74,13 +74,3 @@ class AffineWarp(ImageLayer):
             remedy = "Leave out the last row of a homogeneous matrix."
             self.refuse(f"matrices of shape (batch, {ndim}, {ndim + 1})", moving, matrix, remedy=remedy)
         return (matrix[0] if moving[0] is None else moving[0], *moving[1:])
-
-
-def _about_first_voxel(matrix: Array, shape: tuple[Any, ...]) -> Array:
-    """Matrices about index 0 of matrices about the centre: the offset takes up `c - A c`."""
-    dtype = "float64" if keras.backend.standardize_dtype(matrix.dtype) == "float64" else "float32"
-    matrix = keras.ops.cast(matrix, dtype)
-    center = keras.ops.stack([(keras.ops.cast(size, dtype) - 1) / 2 for size in shape])
-    linear, offset = matrix[..., :-1], matrix[..., -1]
-    offset = offset + center - keras.ops.sum(linear * center, axis=-1)
-    return keras.ops.concatenate([linear, offset[..., None]], axis=-1)

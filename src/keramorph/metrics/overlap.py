@@ -54,7 +54,7 @@ class DicePerLabel(keras.metrics.Metric):
     of its maps holds. `sample_weight` weighs samples.
 
     Args:
-        labels: Number of labels, that of the channels.
+        num_labels: Number of labels, that of the channels.
         name: Name of the metric.
         dtype: Data type of its state, `keras.config.floatx()` where it is None.
 
@@ -69,19 +69,19 @@ class DicePerLabel(keras.metrics.Metric):
         [0.6667, 0.8, nan]
     """
 
-    def __init__(self, labels: int, *, name: str = "dice_per_label", dtype: str | None = None) -> None:
+    def __init__(self, num_labels: int, *, name: str = "dice_per_label", dtype: str | None = None) -> None:
         super().__init__(name=name, dtype=dtype)
-        self.labels = int(labels)
-        self.total = self.add_variable(shape=(self.labels,), initializer="zeros", dtype=self.dtype, name="total")
-        self.count = self.add_variable(shape=(self.labels,), initializer="zeros", dtype=self.dtype, name="count")
+        self.num_labels = int(num_labels)
+        self.total = self.add_variable(shape=(self.num_labels,), initializer="zeros", dtype=self.dtype, name="total")
+        self.count = self.add_variable(shape=(self.num_labels,), initializer="zeros", dtype=self.dtype, name="count")
 
     def update_state(self, y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> None:
         """Add the samples of one batch."""
         overlap, present = _measure_overlap(y_true, y_pred)
-        if overlap.shape[-1] != self.labels:
+        if overlap.shape[-1] != self.num_labels:
             raise ShapeError(
-                f"This metric counts {self.labels} labels, one per channel. Received: "
-                f"y_pred.shape={tuple(y_pred.shape)}. Build it with labels={y_pred.shape[-1]}."
+                f"This metric counts {self.num_labels} labels, one per channel. Received: "
+                f"y_pred.shape={tuple(y_pred.shape)}. Build it with num_labels={y_pred.shape[-1]}."
             )
         weight = _weigh_samples(sample_weight, overlap[:, 0])[:, None]
         self.total.assign_add(ops.cast(ops.sum(weight * overlap, axis=0), self.dtype))
@@ -95,7 +95,7 @@ class DicePerLabel(keras.metrics.Metric):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that rebuild the metric."""
-        return {**super().get_config(), "labels": self.labels}
+        return {**super().get_config(), "num_labels": self.num_labels}
 
 
 def _measure_overlap(fixed: Array, moved: Array) -> tuple[Array, Array]:

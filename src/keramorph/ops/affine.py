@@ -13,15 +13,16 @@ from keramorph.ops.operation import operation, to_sizes
 
 
 @operation
-def affine_to_displacement(matrix: Array, *, shape: Sequence[int]) -> Array:
+def affine_to_displacement(matrix: Array, *, shape: Sequence[int], centered: bool = False) -> Array:
     """The displacement on a grid that an affine map makes: `u(x) = A x + b - x`.
 
     Args:
         matrix: `(batch, ndim, ndim + 1)`, the columns of A and then b, in voxels of the grid.
         shape: Spatial shape of the grid.
+        centered: Whether x counts from the grid's centre, `(size - 1) / 2`, instead of the first voxel's.
 
     Returns:
-        `(batch, *shape, ndim)` in voxels.
+        `(batch, *shape, ndim)` in voxels, in float32 at least.
 
     Raises:
         ShapeError: If the matrix does not fit the shape.
@@ -35,15 +36,18 @@ def affine_to_displacement(matrix: Array, *, shape: Sequence[int]) -> Array:
     ndim = len(sizes)
     if len(matrix.shape) != 3 or tuple(matrix.shape[1:]) != (ndim, ndim + 1):
         raise ShapeError(
-            f"A matrix of shape (batch, {ndim}, {ndim + 1}) was expected for a grid of {ndim} axes. Received: matrix of "
-            f"shape {tuple(matrix.shape)}, shape={sizes}. Leave out the last row of a homogeneous matrix."
+            f"A matrix of shape (batch, {ndim}, {ndim + 1}) was expected for a grid of {ndim} axes. Received: matrix "
+            f"of shape {tuple(matrix.shape)}, shape={sizes}. Leave out the last row of a homogeneous matrix."
         )
     xp = backend.of(matrix).xp
-    dtype = xp.dtype(matrix)
-    lines = [
-        xp.reshape(xp.arange(n, dtype=dtype, like=matrix), (1,) * (axis + 1) + (n,) + (1,) * (ndim - 1 - axis))
-        for axis, n in enumerate(sizes)
-    ]
+    dtype = "float64" if xp.dtype(matrix) == "float64" else "float32"
+    matrix = xp.cast(matrix, dtype)
+    lines = []
+    for axis, count in enumerate(sizes):
+        line = xp.arange(count, dtype=dtype, like=matrix)
+        if centered:
+            line = line - xp.mean(line)
+        lines.append(xp.reshape(line, (1,) * (axis + 1) + (count,) + (1,) * (ndim - 1 - axis)))
     entry = lambda i, j: xp.reshape(matrix[:, i, j], (-1,) + (1,) * ndim)  # noqa: E731
     components = []
     for i in range(ndim):

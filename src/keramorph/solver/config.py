@@ -30,6 +30,8 @@ class Config:
             stretched where the images do not ask for it.
         voxels: Largest number of voxels at which the deformation is optimised; larger images are solved at the next
             coarser level.
+        work: Most voxels that the deformable stage visits at each level, iterations times voxels of the level: what
+            bounds the time that a large image takes.
         seed: Seed of every random choice, so that a run can be repeated; the present algorithms make none.
 
     Raises:
@@ -51,6 +53,7 @@ class Config:
     tolerance: float = 1e-3
     strain_weight: float = 0.05
     voxels: int = 3_000_000
+    work: int = 60_000_000
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -86,5 +89,6 @@ _RANGES = (
     ("tolerance", 0, 1),
     ("strain_weight", 0, 1000),
     ("voxels", 1000, 10**12),
+    ("work", 1000, 10**15),
     ("seed", 0, 2**63),
 )

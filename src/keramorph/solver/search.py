@@ -31,6 +31,9 @@ _SMALLEST = 14
 _AFFINE_LARGEST = 200_000
 """Voxels beyond which a finer level makes an affine fit slower and no better."""
 
+_WORTHWHILE = 10
+"""Iterations that even the largest level gets."""
+
 _CLEARLY = 1e-3
 """Loss by which a less trusted start must beat a more trusted one."""
 
@@ -44,9 +47,8 @@ class _Run:
     began: float = field(default_factory=time.perf_counter)
     history: list[LevelRecord] = field(default_factory=list)
 
-    def notifier(self, stage: Stage, number: int, count: int) -> Callable[[int, float], None]:
+    def notifier(self, stage: Stage, number: int, count: int, most: int) -> Callable[[int, float], None]:
         """Return what a stage calls in each iteration of its level `number` of `count`."""
-        most = self.config.iterations if stage == "deformable" else self.config.affine_iterations
 
         def notify(done: int, loss: float) -> None:
             if self.listener is not None:
@@ -164,7 +166,7 @@ def _fit(
 ) -> tuple[np.ndarray, list[float]]:
     config = run.config
     options = AffineOptions(config.affine_iterations, config.window + 2, config.strain_weight)
-    return fit_affine(level, matrix, options, notify=run.notifier(stage, number, count))
+    return fit_affine(level, matrix, options, notify=run.notifier(stage, number, count, options.iterations))
 
 
 def _choose_start(level: Level, count: int, run: _Run) -> tuple[np.ndarray, list[float]]:
@@ -180,15 +182,6 @@ def _choose_start(level: Level, count: int, run: _Run) -> tuple[np.ndarray, list
 
 def _deform(levels: list[Level], matrix: np.ndarray, run: _Run) -> Array:
     """Displacement on the finest level's grid, in its voxels."""
-    config = run.config
-    options = GreedyOptions(
-        config.iterations,
-        config.window,
-        config.update_smoothing,
-        config.field_smoothing,
-        config.step,
-        config.tolerance,
-    )
     displacement: Array | None = None
     for number, level in enumerate(levels, start=1):
         began = time.perf_counter()
@@ -196,7 +189,21 @@ def _deform(levels: list[Level], matrix: np.ndarray, run: _Run) -> Array:
             displacement = _still(level)
         else:
             displacement = ops.resize_displacement(displacement, shape=level.fixed.grid.shape)
-        notify = run.notifier("deformable", number, len(levels))
+        options = _set_deformation(level, run.config)
+        notify = run.notifier("deformable", number, len(levels), options.iterations)
         displacement, losses = deform(level, matrix, displacement, options, notify=notify)
         run.record("deformable", level, losses, began)
     return displacement
+
+
+def _set_deformation(level: Level, config: Config) -> GreedyOptions:
+    """What the deformable stage may do at a level."""
+    affordable = max(_WORTHWHILE, config.work // math.prod(level.fixed.grid.shape))
+    return GreedyOptions(
+        min(config.iterations, affordable),
+        config.window,
+        config.update_smoothing,
+        config.field_smoothing,
+        config.step,
+        config.tolerance,
+    )

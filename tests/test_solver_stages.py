@@ -1,0 +1,196 @@
+"""The solver's parts, each against what it must do on its own."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.optimize
+
+from keramorph import ops
+from keramorph.errors import InputError
+from keramorph.solver import Config
+from keramorph.solver.affine import AffineOptions, _measure_strain, _Problem
+from keramorph.solver.intensity import scale_intensity
+from keramorph.solver.mapping import voxel_matrix, voxel_positions, weigh
+from keramorph.solver.minimise import minimise
+from keramorph.solver.pyramid import Layer, Level, build_pyramid, list_spacings, smoothing_width, window_size
+from keramorph.solver.start import list_starts
+from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast
+from keramorph.solver.unfold import unfold
+from keramorph.space import Grid, Image
+from phantom import Phantom, affine_map, centred_grid
+
+
+def ignore(*_):
+    return None
+
+
+def layer_of(image):
+    return Layer(scale_intensity(image, name="test").values, None, image.grid)
+
+
+def test_minimise_ends_where_scipy_does():
+    def banana(x):
+        return float(scipy.optimize.rosen(x)), scipy.optimize.rosen_der(x)
+
+    found, values = minimise(banana, np.array([-1.2, 1.0, 0.7]), iterations=200, reach=0.5, tolerance=0, notify=ignore)
+    expected = scipy.optimize.minimize(scipy.optimize.rosen, [-1.2, 1.0, 0.7], jac=scipy.optimize.rosen_der).x
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert all(after <= before for before, after in itertools.pairwise(values))
+
+
+def test_strain_is_blind_to_rotations_and_its_gradient_is_that_of_finite_differences():
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    assert _measure_strain(turn)[0] == pytest.approx(0, abs=1e-12)
+    matrix = np.eye(3) + 0.2 * rng.normal(size=(3, 3))
+    assert _measure_strain(turn @ matrix)[0] == pytest.approx(_measure_strain(matrix)[0])
+    assert _measure_strain(np.linalg.inv(matrix))[0] == pytest.approx(_measure_strain(matrix)[0])
+    _, gradient = _measure_strain(matrix)
+    for place in np.ndindex(3, 3):
+        change = np.zeros((3, 3))
+        change[place] = 1e-6
+        slope = (_measure_strain(matrix + change)[0] - _measure_strain(matrix - change)[0]) / 2e-6
+        assert gradient[place] == pytest.approx(slope, abs=1e-7)
+
+
+def test_gradient_to_the_affine_parameters_is_that_of_finite_differences():
+    # Rotated, anisotropic, permuted: a wrong factor or a wrong axis anywhere in the chain shows.
+    phantom = Phantom(3)
+    fixed = phantom.picture(centred_grid((17, 15, 19), (3.0, 3.4, 2.8)))
+    moving = phantom.picture(centred_grid((16, 20, 13), (3.1, 2.6, 4.0), directions=np.eye(3)[:, [1, 2, 0]]))
+    level = Level(*(Layer(layer_of(i).values.astype(np.float64), None, i.grid) for i in (fixed, moving)), 3.0)
+    problem = _Problem(level, affine_map(3), AffineOptions(1, 5.0, 0.1))
+    rng = np.random.default_rng(1)
+    point = rng.normal(size=problem.count) * 0.1
+    _, gradient = problem.evaluate(point)
+    for direction in (*np.eye(problem.count)[[0, 5, 10]], rng.normal(size=problem.count)):
+        step = 2e-2 * direction
+        slope = (problem.evaluate(point + step)[0] - problem.evaluate(point - step)[0]) / 4e-2
+        # The interpolant has kinks at the voxels: no finite difference gets closer.
+        assert gradient @ direction == pytest.approx(slope, abs=0.03 * np.linalg.norm(gradient))
+
+
+def test_mirrored_and_collapsed_transforms_cost_infinitely():
+    image = layer_of(Phantom(2).picture(centred_grid((20, 20), (2.5, 2.5))))
+    for linear in (np.diag([-1.0, 1, 1]), np.diag([0.2, 0.2, 1])):
+        problem = _Problem(Level(image, image, 2.5), linear, AffineOptions(1, 7.0, 0.0))
+        assert problem.evaluate(np.zeros(6))[0] == np.inf
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "expected"),
+    [
+        ((64, 64, 64), (1.0, 1.0, 1.0), [4.0, 2.0, 1.0]),
+        ((10, 128, 112), (10.0, 1.5, 1.5), [12.0, 6.0, 3.0, 1.5]),
+        ((1, 64), (9.0, 1.0), [4.0, 2.0, 1.0]),
+        ((9, 8), (1.0, 1.0), [1.0]),
+    ],
+)
+def test_levels_double_the_spacing_and_leave_coarse_axes_alone(shape, spacing, expected):
+    grid = Grid.from_spacing(shape, spacing)
+    spacings = list_spacings(grid, smallest=14, most=5)
+    assert spacings == expected
+    layers = build_pyramid(Layer(np.ones((1, *shape, 1), np.float32), None, grid), spacings)
+    for layer, level in zip(layers, spacings, strict=True):
+        assert layer.values.shape == (1, *layer.grid.shape, 1)
+        for axis, count in enumerate(shape):
+            kept = spacing[axis] >= level
+            assert layer.grid.shape[axis] == (count if kept else max(1, round(count * spacing[axis] / level)))
+        np.testing.assert_allclose(layer.values, 1, rtol=1e-5)
+        np.testing.assert_allclose(layer.grid.center, grid.center, atol=1e-9)
+
+
+def test_lengths_in_millimetres_become_voxels_axis_by_axis():
+    grid = Grid.from_spacing((12, 40, 1, 40)[:3], (10.0, 1.5, 2.0))
+    assert window_size(10.5, grid) == (1, 7, 1)
+    assert smoothing_width(3.0, grid) == pytest.approx((0.3, 2.0, 0.0))
+
+
+def test_missing_voxels_take_no_part_in_coarse_levels():
+    rng = np.random.default_rng(0)
+    values = rng.random((1, 32, 32, 1)).astype(np.float32)
+    mask = np.ones_like(values)
+    mask[:, :, :10] = 0
+    grid = Grid.from_spacing((32, 32))
+    one, other = (
+        build_pyramid(Layer(np.where(mask > 0, values, fill).astype(np.float32), mask, grid), [4.0, 2.0, 1.0])[0]
+        for fill in (0, 1000)
+    )
+    np.testing.assert_allclose(one.values, other.values, atol=1e-4)
+    assert one.mask[0, :, 0].max() < 0.01
+    assert one.mask[0, :, -1].min() > 0.99
+
+
+def test_positions_are_those_of_the_physical_grids():
+    fixed = centred_grid((5, 6, 7), (2.0, 1.0, 3.0), directions=np.eye(3)[:, [2, 0, 1]], centre=9.0)
+    moving = centred_grid((8, 7, 6), (1.0, 2.0, 1.5))
+    matrix = affine_map(3)
+    positions = voxel_positions(voxel_matrix(matrix, fixed, moving), fixed.shape, np.zeros(1, np.float32))
+    index = np.array([4, 2, 5])
+    expected = moving.to_index(matrix[:3, :3] @ fixed.to_physical(index) + matrix[:3, 3])
+    np.testing.assert_allclose(positions[(0, *index)], expected, atol=1e-4)
+
+
+def test_voxels_outside_the_moving_image_carry_no_weight():
+    image = layer_of(Phantom(2).picture(centred_grid((20, 24), (2.0, 2.0))))
+    positions = np.array([[[[0.0, 0], [-0.5, 3], [-1, 3], [19, 23], [19.5, 23.5], [np.float32(1e6), 0]]]], np.float32)
+    weight = weigh(image, image, positions)
+    np.testing.assert_allclose(weight[0, 0, :, 0], [1, 0.5, 0, 1, 0.25, 0])
+
+
+def test_principal_axes_undo_a_turn():
+    grid = centred_grid((61, 61), (1.0, 1.0))
+    points = grid.to_physical(np.moveaxis(np.indices(grid.shape), 0, -1))
+    angle = np.deg2rad(35)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+    def draw(p):
+        return Image(np.exp(-(p[..., 0] ** 2) / 200 - p[..., 1] ** 2 / 40)[..., None], grid)
+
+    starts = list_starts(layer_of(draw(points)), layer_of(draw(points @ turn)))
+    np.testing.assert_allclose(starts["moments"][:2, :2], turn, atol=0.02)
+    assert np.linalg.det(starts["moments"]) == pytest.approx(1)
+
+
+def test_folds_are_smoothed_away_and_nothing_else():
+    rng = np.random.default_rng(3)
+    field = np.zeros((1, 40, 36, 2), np.float32)
+    field[:, 8:14, 8:14] = 4 * rng.normal(size=(1, 6, 6, 2))
+    assert ops.jacobian_determinant(field).min() < 0
+    smooth = unfold(field, Grid.from_spacing((40, 36)))
+    assert ops.jacobian_determinant(smooth).min() > 0
+    np.testing.assert_array_equal(smooth[:, 30:], field[:, 30:])
+
+
+def test_padding_far_below_all_else_costs_no_contrast():
+    rng = np.random.default_rng(4)
+    tissue = rng.uniform(-1000, 400, (40, 40, 1))
+    padded = np.where(np.indices((40, 40))[0][..., None] < 6, -2048, tissue)
+    grid = Grid.from_spacing((40, 40))
+    plain, scaled = (scale_intensity(Image(a, grid), name="test").values[0, 6:] for a in (tissue, padded))
+    np.testing.assert_allclose(plain, scaled, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64, bool])
+def test_images_of_any_type_span_zero_to_one(dtype):
+    values = (np.random.default_rng(5).random((30, 30, 1)) > 0.7).astype(dtype)
+    scaled = scale_intensity(Image(values, Grid.from_spacing((30, 30))), name="test")
+    assert scaled.mask is None
+    assert scaled.values.dtype == np.float32
+    assert (scaled.values.min(), scaled.values.max()) == (0, 1)
+
+
+def test_an_image_without_contrast_is_refused():
+    with pytest.raises(InputError, match=r"contrast.*Received: the same value 5"):
+        scale_intensity(Image(np.full((9, 9, 1), 5), Grid.from_spacing((9, 9))), name="fixed")
+
+
+def test_contrast_tells_a_match_from_chance():
+    phantom, grid = Phantom(2, seed=3), centred_grid((48, 48), (1.2, 1.2))
+    one = layer_of(phantom.picture(grid))
+    rng = np.random.default_rng(6)
+    noise = [Layer(rng.random((1, 48, 48, 1)).astype(np.float32), None, grid) for _ in range(2)]
+    window = Config().window
+    assert measure_contrast(Level(one, one, 1.2), np.eye(3), window=window) > 0.5
+    assert measure_contrast(Level(*noise, 1.2), np.eye(3), window=window) < LEAST_CONTRAST
