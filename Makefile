@@ -39,9 +39,9 @@ test: $(FULL)
 		case $$pass in \
 			lint) $(MAKE) --no-print-directory lint ;; \
 			numpy) $(TEST_ENVIRONMENT) KERAMORPH_TEST_ENGINE=numpy \
-				$(BIN)/python -m pytest -q -n $(WORKERS) -m "not keras" $(ARGS) ;; \
+				$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not keras" $(ARGS) ;; \
 			*) $(TEST_ENVIRONMENT) KERAMORPH_TEST_ENGINE=$$pass KERAS_BACKEND=$$pass \
-				$(BIN)/python -m pytest -q -n $(WORKERS) -m "keras or engine" $(ARGS) ;; \
+				$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "keras or engine" $(ARGS) ;; \
 		esac && result=passed || { result=FAILED; status=1; }; \
 		summary="$$summary$$(printf '%-12s %s in %s s' "$$pass" "$$result" "$$(( $$(date +%s) - began ))")\n"; \
 	done; \

@@ -19,7 +19,7 @@ PACKAGE = Path(keramorph.__file__).parent
 NAMED_BY_KERAS = {"name", "dtype", "kwargs"}
 SERIALISED = ("layers", "losses", "metrics", "networks", "compat")
 ARGUMENTS = {
-    "DicePerLabel": {"labels": (1, 2)},
+    "DicePerLabel": {"num_labels": 3},
     "Diffusion": {"spacing": (1.0, 2.0)},
     "ResizeDisplacement": {"scale": (2.0, 0.5)},
     "RescaleTransform": {"zoom_factor": 2},

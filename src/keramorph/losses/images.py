@@ -57,9 +57,13 @@ def standardize(image: Array) -> Array:
     same for every intensity unit.
     """
     axes = spatial_axes(image)
-    mean = average(image, axis=axes, keepdims=True)
-    centred = image - mean
+    # Relative to one of its own voxels a constant image is exactly 0. Its mean is not exactly the constant on JAX, and
+    # a small contrast on a large offset drowns in that.
+    first = ops.stop_gradient(image[(slice(None), *[slice(0, 1)] * len(axes))])
+    shifted = image - first
+    mean = average(shifted, axis=axes, keepdims=True)
+    centred = shifted - mean
     variance = average(ops.square(centred), axis=axes, keepdims=True)
-    varies = variance > _RELATIVE_FLOOR * ops.square(mean)
+    varies = variance > _RELATIVE_FLOOR * ops.square(first + mean)
     scale = ops.rsqrt(ops.where(varies, variance, ops.ones_like(variance)))
     return centred * ops.where(varies, scale, ops.zeros_like(scale))
