@@ -13,7 +13,6 @@ primitive once; a module per framework binds it, with gradient rules and kernels
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import Any
 
 from keramorph._typing import Array
@@ -150,6 +149,8 @@ def _framework(array: Array) -> str | None:
 
 
 def _version(name: str) -> str | None:
+    import importlib.metadata  # 25 ms that only this needs
+
     for distribution in (name, f"{name}-cpu"):
         try:
             return importlib.metadata.version(distribution)

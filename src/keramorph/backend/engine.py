@@ -12,7 +12,17 @@ from keramorph.errors import OptionError
 
 
 class Engine:
-    """Primitives on one framework's arrays; a binding replaces the underscored methods by rules and kernels."""
+    """Primitives on one framework's arrays; a binding replaces the underscored methods by rules and kernels.
+
+    `name` is the framework's, `xp` its array namespace.
+
+    Example:
+        >>> import numpy as np
+        >>> from keramorph import backend
+        >>> engine = backend.use("numpy")
+        >>> engine.sample(np.arange(3.0)[None, :, None], np.array([[[0.5]]])).item()
+        0.5
+    """
 
     name: str
     xp: Any

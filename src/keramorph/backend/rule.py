@@ -19,6 +19,13 @@ class Rule:
         fill_value: Value outside the image where the boundary is `"constant"`.
         relative: Whether coordinates are displacements from each voxel's own index.
         gradient: `"exact"` derivative of the interpolant, or the `"smooth"` central difference of the image.
+
+    Raises:
+        OptionError: If a value is not one of those allowed.
+
+    Example:
+        >>> Rule(order=3).boundary
+        'nearest'
     """
 
     order: Order = 1
