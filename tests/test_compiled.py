@@ -35,22 +35,6 @@ def test_jax_transformations(engine_name):
     np.testing.assert_allclose(jax.vmap(jax.grad(single, argnums=1))(image, field), gradients[1], atol=1e-4)
 
 
-def test_gradient_to_the_field_is_a_gather(engine_name):
-    # Trap 11: autodiff through gathers keeps 2^n corners and scatters them back.
-    if engine_name != "jax":
-        pytest.skip("read off XLA's own listing of the compiled computation")
-    import jax
-
-    image, field = case()
-
-    def listing(argument):
-        gradient = jax.grad(lambda i, u: ops.warp(i, u).sum(), argnums=argument)
-        return jax.jit(gradient).lower(image, field).compile().as_text()
-
-    assert " scatter(" in listing(0)
-    assert " scatter(" not in listing(1)
-
-
 @pytest.mark.parametrize("xla", [False, True])
 def test_tensorflow_graphs_with_open_sizes(engine_name, xla):
     if engine_name != "tensorflow":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,10 +109,10 @@ class TorchEngine(Engine):
         return _Splat.apply(values, coordinates, shape, rule)
 
     def _window_sum(self, array: Array, size: tuple[int, ...]) -> Array:
-        return _WindowSum.apply(array, size)
+        return _SelfAdjoint.apply(array, portable.window_sum, size)
 
     def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
-        return _Gaussian.apply(array, sigma)
+        return _SelfAdjoint.apply(array, portable.gaussian, sigma)
 
 
 engine = TorchEngine()
@@ -165,37 +165,19 @@ class _Splat(torch.autograd.Function):
         return to_values, to_coordinates, None, None
 
 
-class _WindowSum(torch.autograd.Function):
-    """Its own adjoint."""
+class _SelfAdjoint(torch.autograd.Function):
+    """A linear filter that is its own adjoint: the gradient is the filter again, to any order."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(array: Array, size: tuple[int, ...]) -> Array:
-        return portable.window_sum(xp, array, size)
+    def forward(array: Array, primitive: Callable, width: tuple) -> Array:
+        return primitive(xp, array, width)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
-        _, ctx.size = inputs
+        _, ctx.primitive, ctx.width = inputs
 
     @staticmethod
     def backward(ctx: Any, cotangent: Array) -> tuple:
-        return _WindowSum.apply(cotangent, ctx.size), None
-
-
-class _Gaussian(torch.autograd.Function):
-    """Its own adjoint."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(array: Array, sigma: tuple[float, ...]) -> Array:
-        return portable.gaussian(xp, array, sigma)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
-        _, ctx.sigma = inputs
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Array) -> tuple:
-        return _Gaussian.apply(cotangent, ctx.sigma), None
+        return _SelfAdjoint.apply(cotangent, ctx.primitive, ctx.width), None, None
