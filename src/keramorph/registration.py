@@ -15,7 +15,7 @@ from keramorph.io import read_image
 from keramorph.solver import Config, LevelRecord, Outcome, Progress, Solution, solve
 from keramorph.solver.intensity import scale_intensity
 from keramorph.solver.mapping import to_engine, to_numpy
-from keramorph.solver.pyramid import Layer
+from keramorph.solver.pyramid import Layer, finest_spacing
 from keramorph.solver.trust import judge
 from keramorph.space import Image
 from keramorph.transforms import AffineTransform, CompositeTransform, DisplacementTransform, from_voxel_displacement
@@ -41,8 +41,9 @@ class RegistrationResult:
             correlation at the finest level; `overlap` is the share of the fixed image inside the moving one and
             `contrast` how much more alike they are than when shifted apart; `folds_percent`, `jacobian_min` and
             `jacobian_max` describe the local change of volume; `displacement_mean_mm` and `displacement_max_mm` the
-            deformable part; `inverse_residual_mean_mm` and `inverse_residual_max_mm` the error of the inverse;
-            `seconds_affine`, `seconds_deformable` and `seconds_total` the time.
+            deformable part, and `spacing_mm` its finest spacing; `inverse_residual_mean_mm` and
+            `inverse_residual_max_mm` the error of the inverse; `seconds_affine`, `seconds_deformable` and
+            `seconds_total` the time.
         history: Losses and seconds of each level.
         config: The parameters.
 
@@ -204,6 +205,7 @@ def _measure_field(solution: Solution, field_mm: np.ndarray) -> dict[str, float]
         "jacobian_max": float(determinant.max()),
         "displacement_mean_mm": float(length.mean()),
         "displacement_max_mm": float(length.max()),
+        "spacing_mm": finest_spacing(solution.grid),
     }
 
 

@@ -48,7 +48,7 @@ class Config:
     affine_iterations: int = 40
     window: float = 7.0
     update_smoothing: float = 1.73
-    field_smoothing: float = 0.5
+    field_smoothing: float = 0.6
     step: float = 0.4
     tolerance: float = 1e-3
     strain_weight: float = 0.05

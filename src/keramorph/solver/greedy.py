@@ -80,7 +80,7 @@ def deform(
     losses: list[float] = []
     for done in range(options.iterations):
         displacement, similarity = iterate(displacement, images)
-        losses.append(1 - float(similarity))
+        losses.append(max(0.0, 1 - float(similarity)))
         notify(done, losses[-1])
         if done >= _PATIENCE and losses[-1 - _PATIENCE] - losses[-1] < options.tolerance * (1 - losses[-1]):
             break

@@ -16,7 +16,7 @@ class Progress:
     """Where a registration stands.
 
     Args:
-        stage: What is being done: `"start"`, `"affine"`, `"deformable"` or `"inverse"`.
+        stage: What is being done: `"start"`, `"affine"` or `"deformable"`.
         level: Number of the level in this stage, the coarsest is 1.
         levels: How many levels the stage has.
         iteration: Iterations done at this level.
@@ -29,7 +29,7 @@ class Progress:
         'affine'
     """
 
-    stage: Literal["start", "affine", "deformable", "inverse"]
+    stage: Literal["start", "affine", "deformable"]
     level: int
     levels: int
     iteration: int

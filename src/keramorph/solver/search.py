@@ -53,7 +53,7 @@ class _Run:
         def notify(done: int, loss: float) -> None:
             if self.listener is not None:
                 seconds = time.perf_counter() - self.began
-                self.listener(Progress(stage, number, count, done, most, loss, seconds))
+                self.listener(Progress(stage, number, count, done, most, max(0.0, loss), seconds))
 
         return notify
 

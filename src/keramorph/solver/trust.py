@@ -40,7 +40,8 @@ def measure_loss(level: Level, matrix: np.ndarray, displacement: Array | None, *
         positions = positions + transform_vectors(displacement, to_moving)
     moved = backend.of(positions).sample(level.moving.values, positions)
     moments = measure_fixed(level.fixed.values, size=size)
-    return 1 - float(measure_similarity(moments, moved, weigh(level.fixed, level.moving, positions), size=size))
+    similarity = measure_similarity(moments, moved, weigh(level.fixed, level.moving, positions), size=size)
+    return max(0.0, 1 - float(similarity))
 
 
 def measure_overlap(level: Level, matrix: np.ndarray) -> float:
@@ -69,7 +70,8 @@ def measure_contrast(level: Level, matrix: np.ndarray, *, window: float) -> floa
             shifted = matrix.copy()
             shifted[:-1, -1] += matrix[:-1, :-1] @ grid.matrix[:, axis] * (share * count)
             others.append(1 - measure_loss(level, shifted, None, window=window))
-    return (similarity - max(others)) / (1 - max(others))
+    # A pattern that fits everywhere, a ramp for one, tells nothing about where it belongs.
+    return (similarity - max(others)) / max(1 - max(others), 1e-6)
 
 
 def _positions(level: Level, matrix: np.ndarray) -> Array:

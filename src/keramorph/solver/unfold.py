@@ -1,4 +1,4 @@
-"""Take the last folds out of a displacement."""
+"""Take the last folds out of a displacement, and out of its inverse."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _ROUNDS = 6
 
 
 def unfold(displacement: Array, grid: Grid) -> Array:
-    """Return the displacement smoothed, as little as it takes, until its map folds nowhere.
+    """Return the displacement smoothed, as little as it takes, until neither `x + u(x)` nor `x - u(x)` folds anywhere.
 
-    Updates that are small and smooth make no folds, but linear interpolation between voxels can. Only the neighbourhood
-    of a fold is smoothed, with a Gaussian that widens until the fold is gone.
+    Updates that are small and smooth make no folds, but linear interpolation between voxels can. The second map is the
+    inverse to first order: where it folds, the first one stretches so much that its inverse can hardly be computed.
+    Only the neighbourhood of a fold is smoothed, with a Gaussian that widens until the fold is gone.
 
     Args:
         displacement: `(1, *spatial, ndim)` in voxels of `grid`.
@@ -29,7 +30,8 @@ def unfold(displacement: Array, grid: Grid) -> Array:
     engine = backend.of(displacement)
     xp = engine.xp
     for round_ in range(_ROUNDS):
-        determinant = ops.jacobian_determinant(displacement)
+        forward, backward = ops.jacobian_determinant(displacement), ops.jacobian_determinant(-displacement)
+        determinant = xp.minimum(forward, backward)
         if float(xp.min(determinant)) > _LEAST:
             break
         width = smoothing_width(2.0**round_ * finest_spacing(grid), grid)
