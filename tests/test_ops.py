@@ -17,45 +17,38 @@ def random_pair(shape=(9, 10, 11), seed=0, channels=2):
     return image, (8 * field).astype("float32")
 
 
+IMAGE, FIELD = random_pair()
+POINTS = np.random.default_rng(1).uniform(0, 9, size=(2, 12, 3)).astype("float32")
 OPERATIONS = {
-    "warp": lambda image, field, points: ops.warp(image, field),
-    "warp cubic": lambda image, field, points: ops.warp(image[:, :, :, 0, :], field[:, :, :, 0, :2], order=3),
-    "sample": lambda image, field, points: ops.sample(image, points, boundary="reflect"),
-    "splat": lambda image, field, points: ops.splat(image, field * 3, shape=(5, 6, 7)),
-    "warp_points": lambda image, field, points: ops.warp_points(points, field),
-    "compose": lambda image, field, points: ops.compose(field, field[:, ::-1]),
-    "exponentiate": lambda image, field, points: ops.exponentiate(field, steps=4),
-    "invert": lambda image, field, points: ops.invert(field / 4, iterations=8)[0],
-    "spatial_gradient": lambda image, field, points: ops.spatial_gradient(image, spacing=(1.0, 2.0, 0.5)),
-    "jacobian": lambda image, field, points: ops.jacobian(field),
-    "jacobian_determinant": lambda image, field, points: ops.jacobian_determinant(field),
-    "gaussian": lambda image, field, points: ops.gaussian(field, sigma=(0.0, 1.0, 2.0)),
-    "resize_image": lambda image, field, points: ops.resize_image(image, shape=(6, 15, 11)),
-    "resize_displacement": lambda image, field, points: ops.resize_displacement(field, shape=(6, 15, 11)),
-    "affine_to_displacement": lambda image, field, points: ops.affine_to_displacement(points[:, :3], shape=(4, 5)),
-    "affine_from_parameters": lambda image, field, points: ops.affine_from_parameters(points[:, :4].reshape(2, 12) / 9),
+    "warp": (ops.warp, [IMAGE, FIELD], {}),
+    "warp, cubic": (ops.warp, [IMAGE[:, :, :, 0], FIELD[:, :, :, 0, :2]], {"order": 3}),
+    "sample": (ops.sample, [IMAGE, POINTS], {"boundary": "reflect"}),
+    "splat": (ops.splat, [IMAGE, 3 * FIELD], {"shape": (5, 6, 7)}),
+    "warp_points": (ops.warp_points, [POINTS, FIELD], {}),
+    "compose": (ops.compose, [FIELD, FIELD[:, ::-1]], {}),
+    "exponentiate": (ops.exponentiate, [FIELD], {"steps": 4}),
+    "invert": (lambda field: ops.invert(field, iterations=8)[0], [FIELD / 4], {}),
+    "spatial_gradient": (ops.spatial_gradient, [IMAGE], {"spacing": (1.0, 2.0, 0.5)}),
+    "jacobian": (ops.jacobian, [FIELD], {}),
+    "jacobian_determinant": (ops.jacobian_determinant, [FIELD], {}),
+    "gaussian": (ops.gaussian, [FIELD], {"sigma": (0.0, 1.0, 2.0)}),
+    "resize_image": (ops.resize_image, [IMAGE], {"shape": (6, 15, 11)}),
+    "resize_displacement": (ops.resize_displacement, [FIELD], {"shape": (6, 15, 11)}),
+    "affine_to_displacement": (ops.affine_to_displacement, [POINTS[:, :2]], {"shape": (4, 5)}),
+    "affine_from_parameters": (ops.affine_from_parameters, [POINTS[:, :, 0] / 9], {}),
+    "affine_to_parameters": (ops.affine_to_parameters, [np.eye(3, 4, dtype="float32") + POINTS[:, :3, :1] / 30], {}),
 }
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_engines_agree(make_array, name):
-    image, field = random_pair()
-    points = np.random.default_rng(1).uniform(0, 9, size=(2, 12, 3)).astype("float32")
-    if name == "affine_to_displacement":
-        points = points[:, :2]
-        operation = lambda image, field, points: ops.affine_to_displacement(points, shape=(4, 5))  # noqa: E731
-    elif name == "affine_from_parameters":
-        points = points[:, :, 0] / 9
-        operation = lambda image, field, points: ops.affine_from_parameters(points)  # noqa: E731
-    elif name == "compose":
-        operation = lambda image, field, points: ops.compose(field, points)  # noqa: E731
-        points = field[:, ::-1].copy()
-    else:
-        operation = OPERATIONS[name]
-    expected = operation(image, field, points)
-    found = np.asarray(operation(make_array(image), make_array(field), make_array(points)))
+    operation, arrays, options = OPERATIONS[name]
+    arrays = [np.ascontiguousarray(array) for array in arrays]
+    expected = operation(*arrays, **options)
+    found = np.asarray(operation(*map(make_array, arrays), **options))
     assert found.dtype == expected.dtype
     assert found.shape == expected.shape
+    assert np.isfinite(expected).all()
     assert np.abs(found - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
 
 

@@ -147,6 +147,24 @@ def test_gradients_match_central_differences(engine_name, shape, order, boundary
 
 
 @pytest.mark.parametrize("order", [1, 3])
+def test_gradients_of_warp_match_central_differences(engine_name, order):
+    if engine_name == "numpy":
+        pytest.skip("NumPy has no gradients")
+    rng = np.random.default_rng(7)
+    image = rng.normal(size=(2, 4, 5, 2))
+    displacement = np.floor(rng.uniform(-3, 3, size=(2, 4, 5, 2))) + rng.uniform(0.1, 0.9, size=(2, 4, 5, 2))
+    weight = rng.normal(size=image.shape)
+
+    def total(image, displacement):
+        return ops.warp(image, displacement, order=order) * like(image, weight)
+
+    found = gradients(engine_name, total, image, displacement)
+    for k in (0, 1):
+        compared = central_differences(lambda *a: total(*a).sum(), [image, displacement], k)
+        assert np.abs(found[k] - compared).max() < 1e-6
+
+
+@pytest.mark.parametrize("order", [1, 3])
 def test_gradients_of_splat_match_central_differences(engine_name, order):
     if engine_name == "numpy":
         pytest.skip("NumPy has no gradients")
