@@ -199,9 +199,9 @@ def test_mission_network_trains_on_pairs_of_200_by_200():
         np.exp(-((x - c) ** 2 + (y - 100) ** 2) / 800)[None, ..., None].astype("float32") for c in (106, 98)
     )
     model = VoxelMorph((200, 200, 1))
-    model.compile(keras.optimizers.Adam(3e-3), loss={"moved": "mse", "displacement": None})
-    losses = [float(model.train_on_batch([fixed, moving], {"moved": fixed})) for _ in range(4)]
-    assert losses[-1] < 0.99 * losses[0]
+    model.compile(keras.optimizers.Adam(1e-3), loss={"moved": "mse", "displacement": None})
+    losses = [float(model.train_on_batch([fixed, moving], {"moved": fixed})) for _ in range(6)]
+    assert losses[-1] < 0.9 * losses[0]
     assert model.predict_on_batch([fixed, moving])["displacement"].shape == (1, 200, 200, 2)
 
 

@@ -52,7 +52,7 @@ class Config:
     step: float = 0.4
     tolerance: float = 1e-3
     strain_weight: float = 0.05
-    voxels: int = 3_000_000
+    voxels: int = 8_000_000
     work: int = 60_000_000
     seed: int = 0
 
