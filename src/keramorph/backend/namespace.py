@@ -23,13 +23,14 @@ _SAME = (
 class Namespace:
     """Array functions with NumPy's names over a module that has them, such as `numpy` itself."""
 
-    reshape: Callable
+    reshape: Callable  # set in __init__, with the others of _SAME
     transpose: Callable
 
     def __init__(self, module: Any) -> None:
         self._module = module
         for name in _SAME:
-            setattr(self, name, getattr(module, name))
+            if not hasattr(type(self), name):
+                setattr(self, name, getattr(module, name))
         self.inv = module.linalg.inv
 
     def asarray(self, x: Any, *, dtype: str | None = None, like: Array | None = None) -> Array:

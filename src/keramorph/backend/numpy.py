@@ -20,6 +20,9 @@ from keramorph.backend.rule import Rule
 _BLOCK = 1 << 14
 """Positions worked on at a time: a dozen float32 temporaries of this size stay in a core's second-level cache."""
 
+_SMALL = 1 << 16
+"""Positions up to which threads cost more than they save: they wait for one another between NumPy's short calls."""
+
 
 class _Namespace(Namespace):
     def gather_rows(self, rows: Array, index: Array) -> Array:
@@ -136,7 +139,7 @@ def _map(work: Callable[..., None], blocks: list[tuple]) -> None:
 
 def _run(work: Callable[[slice, slice], None], shape: tuple[int, ...]) -> None:
     """Call `work(batch, rows)` for blocks of a field of coordinates `(batch, rows, ..., ndim)`."""
-    if math.prod(shape[:-1]) <= _BLOCK:
+    if math.prod(shape[:-1]) <= _SMALL:
         _map(work, [(slice(0, shape[0]), slice(0, shape[1]))])
         return
     step = max(1, _BLOCK // max(1, math.prod(shape[2:-1])))
@@ -149,7 +152,7 @@ def _steps(count: int, step: int) -> Iterator[slice]:
 
 def _filter_axis(array: Array, axis: int, width: tuple, function: Callable) -> Array:
     """Filter along one axis, in blocks cut along the first other spatial axis, batch entry by batch entry."""
-    if array.size <= _BLOCK:
+    if array.size <= _SMALL:
         return function(xp, array, width)
     across = 1 if axis != 1 else 2
     if across == array.ndim - 1:
