@@ -72,6 +72,12 @@ class Engine:
         image, coordinates = self._settle(image, coordinates)
         return self._sample_with_derivative(self._to_coefficients(image, rule), coordinates, rule)
 
+    def compose(self, outer: Array, inner: Array) -> Array:
+        """Displacement `inner(x) + outer(x + inner(x))`, both `(batch, *spatial, ndim)` in voxels of one grid."""
+        if {self.xp.dtype(outer), self.xp.dtype(inner)} in ({"float32"}, {"float64"}):
+            return self._compose(outer, inner)
+        return inner + self.sample(outer, inner, relative=True)
+
     def splat(
         self,
         values: Array,
@@ -132,6 +138,13 @@ class Engine:
     def _sample_with_derivative(self, image: Array, coordinates: Array, rule: Rule) -> tuple[Array, Array]:
         return portable.sample_with_derivative(self.xp, image, coordinates, rule)
 
+    def _pull_back(self, image: Array, coordinates: Array, cotangent: Array, rule: Rule) -> Array:
+        """Gradient of `_sample` to the coordinates; swapping image and cotangent makes it that of `_splat`."""
+        return portable.pull_back(self.xp, image, coordinates, cotangent, rule)
+
+    def _compose(self, outer: Array, inner: Array) -> Array:
+        return inner + self._sample(outer, inner, Rule(relative=True))
+
     def _splat(self, values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:
         return portable.splat(self.xp, values, coordinates, shape, rule)
 
@@ -141,14 +154,3 @@ class Engine:
     def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
         return portable.gaussian(self.xp, array, sigma)
 
-
-def pull_back_sample(engine: Engine, image: Array, coordinates: Array, cotangent: Array, rule: Rule) -> Array:
-    """Gradient of a sample to its coordinates: itself a gather, with nothing kept from the forward pass."""
-    xp = engine.xp
-    _, derivative = engine._sample_with_derivative(image, coordinates, rule)
-    return xp.sum(xp.cast(cotangent, xp.dtype(derivative))[..., None] * derivative, axis=-2)
-
-
-def pull_back_splat(engine: Engine, values: Array, coordinates: Array, cotangent: Array, rule: Rule) -> Array:
-    """Gradient of a splat to its coordinates: the values against the derivative of the sampled cotangent."""
-    return pull_back_sample(engine, cotangent, coordinates, values, rule)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from keramorph._typing import Array
 from keramorph.backend import portable
-from keramorph.backend.engine import Engine, pull_back_sample, pull_back_splat
+from keramorph.backend.engine import Engine
 from keramorph.backend.namespace import Namespace
 from keramorph.backend.rule import Rule
 
@@ -108,12 +108,12 @@ def _sample_backward(rule: Rule, saved: tuple, cotangent: Array) -> tuple:
     to_image = None
     if jnp.issubdtype(image.dtype, jnp.inexact):
         to_image = _splat(cotangent, coordinates, image.shape[1:-1], rule.without_fill())
-    return to_image, pull_back_sample(engine, image, coordinates, cotangent, rule)
+    return to_image, engine._pull_back(image, coordinates, cotangent, rule)
 
 
 def _splat_backward(shape: tuple, rule: Rule, saved: tuple, cotangent: Array) -> tuple:
     values, coordinates = saved
-    return _sample(cotangent, coordinates, rule), pull_back_splat(engine, values, coordinates, cotangent, rule)
+    return _sample(cotangent, coordinates, rule), engine._pull_back(cotangent, coordinates, values, rule)
 
 
 _sample.defvjp(lambda x, u, rule: (_sample(x, u, rule), (x, u)), _sample_backward)

@@ -52,6 +52,12 @@ def sample_with_derivative(
     return cast_like(xp, values, image), derivative
 
 
+def pull_back(xp: Any, image: Array, coordinates: Array, cotangent: Array, rule: Rule) -> Array:
+    """Gradient of a sample to its coordinates: itself a gather, with nothing kept from the forward pass."""
+    _, derivative = sample_with_derivative(xp, image, coordinates, rule)
+    return xp.sum(xp.cast(cotangent, xp.dtype(derivative))[..., None] * derivative, axis=-2)
+
+
 def splat(xp: Any, values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:
     """Add values `(batch, *field, channels)` onto the voxels `(batch, *shape, channels)` that `sample` would read."""
     batch, channels = xp.shape(values)[0], xp.shape(values)[-1]

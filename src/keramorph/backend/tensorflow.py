@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keramorph._typing import Array
 from keramorph.backend import portable
-from keramorph.backend.engine import Engine, pull_back_sample, pull_back_splat
+from keramorph.backend.engine import Engine
 from keramorph.backend.namespace import Namespace
 from keramorph.backend.rule import Rule
 
@@ -108,7 +108,7 @@ class TensorFlowEngine(Engine):
                 if image.dtype.is_floating:
                     shape = self.xp.shape(image)[1:-1]
                     to_image = self._splat(cotangent, coordinates, shape, rule.without_fill())
-                return to_image, pull_back_sample(self, image, coordinates, cotangent, rule)
+                return to_image, self._pull_back(image, coordinates, cotangent, rule)
 
             return portable.sample(self.xp, image, coordinates, rule), backward
 
@@ -119,7 +119,7 @@ class TensorFlowEngine(Engine):
         def call(values: Array, coordinates: Array) -> tuple[Array, Callable]:
             def backward(cotangent: Array) -> tuple:
                 to_values = self._sample(cotangent, coordinates, rule)
-                return to_values, pull_back_splat(self, values, coordinates, cotangent, rule)
+                return to_values, self._pull_back(cotangent, coordinates, values, rule)
 
             return portable.splat(self.xp, values, coordinates, shape, rule), backward
 

@@ -10,7 +10,7 @@ import torch
 
 from keramorph._typing import Array
 from keramorph.backend import portable
-from keramorph.backend.engine import Engine, pull_back_sample, pull_back_splat
+from keramorph.backend.engine import Engine
 from keramorph.backend.namespace import Namespace
 from keramorph.backend.rule import Rule
 
@@ -138,7 +138,7 @@ class _Sample(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_image = _Splat.apply(cotangent, coordinates, tuple(image.shape[1:-1]), ctx.rule.without_fill())
         if ctx.needs_input_grad[1]:
-            to_coordinates = pull_back_sample(engine, image, coordinates, cotangent, ctx.rule)
+            to_coordinates = engine._pull_back(image, coordinates, cotangent, ctx.rule)
         return to_image, to_coordinates, None
 
 
@@ -161,7 +161,7 @@ class _Splat(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_values = _Sample.apply(cotangent, coordinates, ctx.rule)
         if ctx.needs_input_grad[1]:
-            to_coordinates = pull_back_splat(engine, values, coordinates, cotangent, ctx.rule)
+            to_coordinates = engine._pull_back(cotangent, coordinates, values, ctx.rule)
         return to_values, to_coordinates, None, None
 
 

@@ -29,7 +29,7 @@ def compose(outer: Array, inner: Array) -> Array:
         [3.0, 3.0, 3.0, 3.0, 3.0]
     """
     check_field(outer, inner, name="inner")
-    return inner + backend.of(inner).sample(outer, inner, relative=True)
+    return backend.of(outer, inner).compose(outer, inner)
 
 
 @operation
@@ -61,7 +61,7 @@ def exponentiate(velocity: Array, *, steps: int = 7) -> Array:
     engine = backend.of(velocity)
     displacement = velocity / 2**steps
     for _ in range(steps):
-        displacement = displacement + engine.sample(displacement, displacement, relative=True)
+        displacement = engine.compose(displacement, displacement)
     return displacement
 
 
@@ -98,12 +98,12 @@ def invert(displacement: Array, *, iterations: int = 30) -> tuple[Array, Array]:
     engine = backend.of(displacement)
     xp = engine.xp
     inverse = -displacement
-    excess = inverse + engine.sample(displacement, inverse, relative=True)
+    excess = engine.compose(displacement, inverse)
     residual = xp.sqrt(xp.sum(excess * excess, axis=-1))
     step = residual * 0 + 1
     for _ in range(iterations):
         inverse = inverse - step[..., None] * excess
-        excess = inverse + engine.sample(displacement, inverse, relative=True)
+        excess = engine.compose(displacement, inverse)
         before, residual = residual, xp.sqrt(xp.sum(excess * excess, axis=-1))
         step = xp.where(residual > before, step / 2, step)
     return inverse, residual

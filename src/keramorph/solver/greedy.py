@@ -125,7 +125,7 @@ class _Stepper:
         slope = transform_vectors(slope[..., 0, :], (self.linear @ self.from_units).T)
         update = self._propose(engine, result.derivative * slope, result.curvature, slope)
         update = transform_vectors(update, self.from_units)
-        displacement = update + engine.sample(displacement, update, relative=True)
+        displacement = engine.compose(displacement, update)
         return engine.gaussian(displacement, sigma=self.field_width), result.similarity
 
     def _propose(self, engine: Any, force: Array, curvature: Array, slope: Array) -> Array:
