@@ -8,8 +8,8 @@ import pytest
 from conftest import to_engine
 from keramorph import ops
 
-GATHER = re.compile("gather|index_select", re.IGNORECASE)
-SCATTER = re.compile("scatter|index_add|index_put", re.IGNORECASE)
+GATHER = re.compile("gather|index_select|pull_?back", re.IGNORECASE)
+SCATTER = re.compile("scatter|index_add|index_put|splat", re.IGNORECASE)
 SHAPE = (1, 6, 7)
 
 
@@ -28,7 +28,8 @@ def list_steps(engine_name, function, variable) -> str:
         import jax
 
         program = jax.jit(jax.grad(lambda x: (function(x) ** 2).sum())).lower(variable).compile().as_text()
-        return " ".join(re.findall(r"\s([\w-]+)\(", program))
+        kernels = re.findall(r"custom_call_target=\"(\w+)\"", program)
+        return " ".join(re.findall(r"\s([\w-]+)\(", program) + kernels)
     if engine_name == "torch":
         import torch
 

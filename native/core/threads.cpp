@@ -21,7 +21,8 @@ namespace {
 
 // One call of `parallel`: ranges are handed out by a counter.
 struct Job {
-  const std::function<void(std::int64_t, std::int64_t)>* work;
+  void (*work)(void*, std::int64_t, std::int64_t);
+  void* context;
   std::int64_t count, grain;
   std::atomic<std::int64_t> next{0};
   std::exception_ptr failure;
@@ -32,7 +33,7 @@ struct Job {
       for (;;) {
         const std::int64_t first = next.fetch_add(grain);
         if (first >= count) return;
-        (*work)(first, std::min(first + grain, count));
+        work(context, first, std::min(first + grain, count));
       }
     } catch (...) {
       next.store(count);
@@ -118,10 +119,11 @@ int threads() {
 
 void set_threads(int count) { wanted.store(std::max(0, count)); }
 
-void parallel(std::int64_t count, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& work) {
+void run_parallel(std::int64_t count, std::int64_t grain, void (*work)(void*, std::int64_t, std::int64_t),
+                  void* context) {
   if (count <= 0) return;
   grain = std::max<std::int64_t>(1, grain);
-  Job job{&work, count, grain, {}, {}, {}};
+  Job job{work, context, count, grain, {}, {}, {}};
   const int helpers = threads() - 1;
   std::unique_lock<std::mutex> mine;
   if (helpers > 0 && count > grain) mine = std::unique_lock<std::mutex>(*turn, std::try_to_lock);

@@ -10,8 +10,9 @@ namespace keramorph {
 
 constexpr int max_ndim = 3;
 
-// Arrays of at most this many elements: offsets inside one array fit 32 bits. The bindings take the portable way beyond.
-constexpr std::int64_t max_elements = (std::int64_t{1} << 31) - 64;
+// Arrays of at most this many elements: indices, folded at twice a size, fit 32 bits. The bindings take the portable way
+// beyond.
+constexpr std::int64_t max_elements = (std::int64_t{1} << 30) - 64;
 
 enum class Type : int { float16, bfloat16, float32, float64, bytes1, bytes2, bytes4, bytes8 };
 
@@ -34,6 +35,7 @@ struct Rule {
   double fill;         // value outside, where the boundary is `constant`
   bool relative;       // coordinates are displacements from each voxel's own index
   bool smooth;         // derivatives are central differences of the image
+  std::uint64_t fill_bits;  // the fill value in the image's own bits, where its type is one of the bytes types
 };
 
 // One call of a sampler.

@@ -8,7 +8,7 @@ An engine works on one framework's arrays and has the primitives
 - `gaussian(array, sigma=)`: Gaussian smoothing, edges reflected;
 
 with `xp`, a small array namespace of NumPy's names. All engines give the same numbers. `portable.py` holds each
-primitive once; a module per framework binds it, with gradient rules and kernels.
+primitive once; a module per framework binds it, with gradient rules and kernels; `native.py` finds the kernels in C++.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def use(name: str) -> Engine:
 
 
 def set_threads(count: int | None) -> None:
-    """Let the NumPy engine use so many threads; its results do not depend on the number.
+    """Let the native kernels, and the NumPy engine without them, use so many threads; results do not depend on it.
 
     Args:
         count: Number of threads; None for the default: the environment variable `KERAMORPH_THREADS`, or all cores.
@@ -98,13 +98,15 @@ def set_threads(count: int | None) -> None:
     """
     if count is not None and count < 1:
         raise OptionError(f"At least one thread is needed. Received: count={count}. Pass 1 or more, or None for all.")
-    from keramorph.backend import numpy
+    from keramorph.backend import native
 
-    numpy.set_threads(count)
+    native.set_threads(count)
 
 
 def describe() -> dict[str, Any]:
     """What is active: per engine the version of its framework (None if absent), the kernels and the threads.
+
+    The kernels are `native`, with the instruction set they run on, or `portable`, with the reason.
 
     Returns:
         Dictionary with the keys `engines`, `kernels` and `threads`.
@@ -113,9 +115,10 @@ def describe() -> dict[str, Any]:
         >>> sorted(describe())
         ['engines', 'kernels', 'threads']
     """
-    from keramorph.backend import numpy
+    from keramorph.backend import native
 
-    return {"engines": {name: _version(name) for name in ENGINES}, "kernels": "portable", "threads": numpy.threads()}
+    engines = {name: _version(name) for name in ENGINES}
+    return {"engines": engines, "kernels": native.describe(), "threads": native.threads()}
 
 
 _loaded: dict[str, Engine] = {}

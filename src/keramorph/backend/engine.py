@@ -112,6 +112,24 @@ class Engine:
             raise OptionError(f"`sigma` must be zero or a positive number of voxels. Received: sigma={sigma!r}.")
         return self._in_float(self._gaussian, array, widths)
 
+    def lncc(
+        self, fixed: Array, moved: Array, weight: Array, *, size: tuple[int, ...], floor: float, least: float
+    ) -> tuple[Array, Array, Array] | None:
+        """Squared local correlation of two images, fused; None where this engine has no kernel for it.
+
+        Args:
+            fixed: `(batch, *spatial, channels)`.
+            moved: Of the same shape.
+            weight: How much each window counts, of the same shape.
+            size: Edges of a window in voxels.
+            floor: Variance that counts as noise, e in `(|r| + e)**2 / ((v_f + e) * (v_m + e))`.
+            least: Share of all windows that the total weight counts for at least.
+
+        Returns:
+            Similarity `(batch,)`; its derivative to the moved image, and the curvature along it, both of its shape.
+        """
+        return None
+
     def _in_float(self, function: Callable, array: Array, width: tuple) -> Array:
         """Filter in float32 at least; half floats come back as such, integers as float32."""
         dtype = self.xp.dtype(array)
@@ -153,4 +171,3 @@ class Engine:
 
     def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
         return portable.gaussian(self.xp, array, sigma)
-

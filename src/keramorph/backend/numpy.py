@@ -1,9 +1,11 @@
-"""NumPy: the portable primitives on blocks that fit the cache, several at a time. No gradients, no framework."""
+"""NumPy: native kernels, else the portable primitives on blocks that fit the cache, several at a time.
+
+No gradients, no framework.
+"""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -12,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from keramorph._typing import Array
-from keramorph.backend import portable
+from keramorph.backend import native, portable
 from keramorph.backend.engine import Engine
 from keramorph.backend.namespace import Namespace
+from keramorph.backend.native import threads
 from keramorph.backend.rule import Rule
+from keramorph.backend.spline import EDGE
 
 _BLOCK = 1 << 14
 """Positions worked on at a time: a dozen float32 temporaries of this size stay in a core's second-level cache."""
@@ -23,8 +27,19 @@ _BLOCK = 1 << 14
 _SMALL = 1 << 16
 """Positions up to which threads cost more than they save: they wait for one another between NumPy's short calls."""
 
+_NOISY_SQUARE = 2
+"""Number of the form of correlation in `native/core/functions.inc` that the solver uses."""
+
+_name_of = lru_cache(maxsize=None)(lambda dtype: dtype.name)  # NumPy spells the name out anew at each question
+
 
 class _Namespace(Namespace):
+    def dtype(self, x: Array) -> str:
+        return _name_of(x.dtype)
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        return x if _name_of(x.dtype) == dtype else x.astype(dtype)
+
     def gather_rows(self, rows: Array, index: Array) -> Array:
         # Laid out channel by channel, so that arithmetic with one weight per position runs along positions: an inner
         # loop over two or three channels costs NumPy three times as much.
@@ -60,61 +75,178 @@ class NumpyEngine(Engine):
     xp = xp
 
     def _sample(self, image: Array, coordinates: Array, rule: Rule) -> Array:
-        values = np.empty((*coordinates.shape[:-1], image.shape[-1]), dtype=image.dtype)
-
-        def work(batch: slice, rows: slice) -> None:
-            values[batch, rows] = portable.sample(xp, image[batch], coordinates[batch, rows], rule, rows.start)
-
-        _run(work, coordinates.shape)
-        return values
+        lifted, coordinates, plan = _plan(image, coordinates, rule)
+        if plan is None:
+            return _sample_in_blocks(image, coordinates, rule)
+        values = _empty((*coordinates.shape[:-1], image.shape[-1]), lifted.dtype)
+        _kernels().sample(plan, lifted, coordinates, values, False)
+        return _cast_back(values, image)
 
     def _sample_with_derivative(self, image: Array, coordinates: Array, rule: Rule) -> tuple[Array, Array]:
-        values = np.empty((*coordinates.shape[:-1], image.shape[-1]), dtype=image.dtype)
-        slopes = np.empty((*values.shape, coordinates.shape[-1]), dtype=coordinates.dtype)
+        lifted, coordinates, plan = _plan(image, coordinates, rule)
+        if plan is None or rule.order == 0:
+            return _sample_with_derivative_in_blocks(image, coordinates, rule)
+        values = _empty((*coordinates.shape[:-1], image.shape[-1]), lifted.dtype)
+        slopes = _empty((*values.shape, coordinates.shape[-1]), coordinates.dtype)
+        _kernels().sample_with_derivative(plan, lifted, coordinates, values, slopes)
+        return _cast_back(values, image), slopes
 
-        def work(batch: slice, rows: slice) -> None:
-            values[batch, rows], slopes[batch, rows] = portable.sample_with_derivative(
-                xp, image[batch], coordinates[batch, rows], rule, rows.start
-            )
+    def _pull_back(self, image: Array, coordinates: Array, cotangent: Array, rule: Rule) -> Array:
+        lifted, coordinates, plan = _plan(image, coordinates, rule)
+        if plan is None or rule.order == 0:
+            return super()._pull_back(image, coordinates, cotangent, rule)
+        gradient = _empty(coordinates.shape, coordinates.dtype)
+        cotangent = _lay_out(xp.cast(cotangent, xp.dtype(lifted)))
+        _kernels().pull_back(plan, lifted, coordinates, cotangent, gradient)
+        return gradient
 
-        _run(work, coordinates.shape)
-        return values, slopes
+    def _compose(self, outer: Array, inner: Array) -> Array:
+        outer, inner, plan = _plan(outer, inner, Rule(relative=True))
+        if plan is None or outer.shape[-1] != inner.shape[-1]:
+            return super()._compose(outer, inner)
+        composed = _empty(inner.shape, inner.dtype)
+        _kernels().sample(plan, outer, inner, composed, True)
+        return composed
+
+    def _splat(self, values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:
+        sizes = (values.shape[0], *shape, values.shape[-1])
+        lifted, coordinates, plan = _plan(values, coordinates, rule, sizes)
+        if plan is None or values.shape[:-1] != coordinates.shape[:-1]:
+            return super()._splat(values, coordinates, shape, rule)
+        image = _empty(sizes, lifted.dtype)
+        _kernels().splat(plan, lifted, coordinates, image)
+        return _cast_back(image, values)
 
     def _window_sum(self, array: Array, size: tuple[int, ...]) -> Array:
-        return self._filter(array, size, 1, portable.window_sum)
+        plan = _plan_volume(array)
+        if plan is None:
+            return _filter(array, size, 1, portable.window_sum)
+        total = _empty(array.shape, array.dtype)
+        _kernels().window_sum(plan, size, _lay_out(array), total)
+        return total
 
     def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
-        return self._filter(array, sigma, 0.0, portable.gaussian)
+        plan = _plan_volume(array)
+        if plan is None:
+            return _filter(array, sigma, 0.0, portable.gaussian)
+        smoothed = _empty(array.shape, array.dtype)
+        _kernels().gaussian(plan, sigma, _lay_out(array), smoothed)
+        return smoothed
 
-    def _filter(self, array: Array, width: tuple, idle: Any, function: Callable) -> Array:
-        """Filter one axis after the other, each in blocks cut along another axis."""
-        for axis, extent in enumerate(width):
-            if extent == idle:
-                continue
-            alone = tuple(extent if k == axis else idle for k in range(len(width)))
-            array = _filter_axis(array, axis + 1, alone, function)
-        return array
+    def lncc(
+        self, fixed: Array, moved: Array, weight: Array, *, size: tuple[int, ...], floor: float, least: float
+    ) -> tuple[Array, Array, Array] | None:
+        """Squared local correlation of two images, as `Engine.lncc` says; None where the kernel does not fit."""
+        plan = _plan_volume(moved)
+        if plan is None or not moved.dtype == fixed.dtype == weight.dtype:
+            return None
+        similarity = np.empty(len(moved), np.float64)
+        derivative, curvature = (_empty(moved.shape, moved.dtype) for _ in range(2))
+        images = (_lay_out(array) for array in (fixed, moved, weight))
+        _kernels().lncc(plan, size, _NOISY_SQUARE, floor, least, *images, similarity, derivative, curvature)
+        return similarity.astype(moved.dtype), derivative, curvature
+
+    def _to_coefficients(self, image: Array, rule: Rule) -> Array:
+        if rule.order != 3:
+            return image
+        array = image if xp.dtype(image) in ("float32", "float64") else image.astype(np.float32)
+        plan = _plan_volume(array)
+        if plan is None:
+            return super()._to_coefficients(image, rule)
+        edge = EDGE if rule.boundary == "nearest" else 0
+        shape = (array.shape[0], *(n + 2 * edge for n in array.shape[1:-1]), array.shape[-1])
+        return self._prefilter(plan, array, shape, rule, adjoint=False)
+
+    def _from_coefficients(self, coefficients: Array, rule: Rule) -> Array:
+        if rule.order != 3:
+            return coefficients
+        edge = EDGE if rule.boundary == "nearest" else 0
+        shape = (coefficients.shape[0], *(n - 2 * edge for n in coefficients.shape[1:-1]), coefficients.shape[-1])
+        plan = _plan_volume(coefficients, shape)
+        if plan is None:
+            return super()._from_coefficients(coefficients, rule)
+        return self._prefilter(plan, coefficients, shape, rule, adjoint=True)
+
+    def _prefilter(self, plan: Any, array: Array, shape: tuple, rule: Rule, *, adjoint: bool) -> Array:
+        result = _empty(shape, array.dtype)
+        _kernels().prefilter(plan, native.BOUNDARIES.index(rule.boundary), adjoint, _lay_out(array), result)
+        return result
 
 
-def set_threads(count: int | None) -> None:
-    """Let NumPy primitives use `count` threads; None for the default: `KERAMORPH_THREADS`, or all cores."""
-    global _threads
-    _threads = count
-    _pool.cache_clear()
+def _cast_back(values: Array, image: Array) -> Array:
+    if values.dtype == image.dtype:
+        return values
+    with np.errstate(invalid="ignore", over="ignore"):  # integers have no NaN: what stands there then is not defined
+        return portable.cast_like(xp, values, image)
 
 
-def threads() -> int:
-    """Number of threads that NumPy primitives use."""
-    if _threads is not None:
-        return _threads
-    named = os.environ.get("KERAMORPH_THREADS", "")
-    if named.isdigit() and int(named):
-        return int(named)
-    # The cores this process may use, where the system can tell: a container often has fewer than the machine.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _kernels() -> Any:
+    return native.extension()
 
 
-_threads: int | None = None
+def _plan(image: Array, coordinates: Array, rule: Rule, sizes: tuple | None = None) -> tuple[Array, Array, Any]:
+    """What a kernel takes, laid out for it, and its plan; None instead of a plan where no kernel fits.
+
+    With `sizes`, those of an image, the first array holds values to be added up on it.
+    """
+    if not (image.dtype.isnative and coordinates.dtype.isnative):
+        return image, coordinates, None
+    order = rule.order if sizes is None else rule.order or 1
+    kind = native.reading_type(xp.dtype(image), xp.dtype(coordinates), order)
+    shapes = (sizes or image.shape, coordinates.shape)
+    plan = native.plan_sampling((kind, xp.dtype(coordinates)), shapes, native.fields_of(rule))
+    if plan is None:
+        return image, coordinates, None
+    return _lay_out(xp.cast(image, kind)), _lay_out(coordinates), plan
+
+
+def _plan_volume(array: Array, shape: tuple | None = None) -> Any:
+    return native.plan_volume(xp.dtype(array), shape or array.shape) if array.dtype.isnative else None
+
+
+def _lay_out(array: Array) -> Array:
+    """The array itself, or a copy if its elements do not lie one behind the other, where the processor wants them."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
+
+
+def _empty(shape: tuple, dtype: np.dtype) -> Array:
+    """An array to be written, in recycled memory if it is large."""
+    size = math.prod(shape) * dtype.itemsize
+    return np.empty(shape, dtype) if size < native.RECYCLED else np.ndarray(shape, dtype, _kernels().Memory(size))
+
+
+def _sample_in_blocks(image: Array, coordinates: Array, rule: Rule) -> Array:
+    values = np.empty((*coordinates.shape[:-1], image.shape[-1]), dtype=image.dtype)
+
+    def work(batch: slice, rows: slice) -> None:
+        values[batch, rows] = portable.sample(xp, image[batch], coordinates[batch, rows], rule, rows.start)
+
+    _run(work, coordinates.shape)
+    return values
+
+
+def _sample_with_derivative_in_blocks(image: Array, coordinates: Array, rule: Rule) -> tuple[Array, Array]:
+    values = np.empty((*coordinates.shape[:-1], image.shape[-1]), dtype=image.dtype)
+    slopes = np.empty((*values.shape, coordinates.shape[-1]), dtype=coordinates.dtype)
+
+    def work(batch: slice, rows: slice) -> None:
+        values[batch, rows], slopes[batch, rows] = portable.sample_with_derivative(
+            xp, image[batch], coordinates[batch, rows], rule, rows.start
+        )
+
+    _run(work, coordinates.shape)
+    return values, slopes
+
+
+def _filter(array: Array, width: tuple, idle: Any, function: Callable) -> Array:
+    """Filter one axis after the other, each in blocks cut along another axis."""
+    for axis, extent in enumerate(width):
+        if extent == idle:
+            continue
+        alone = tuple(extent if k == axis else idle for k in range(len(width)))
+        array = _filter_axis(array, axis + 1, alone, function)
+    return array
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""TensorFlow: the portable primitives with the gradient rules of sampling and smoothing."""
+"""TensorFlow: the primitives, as ops with kernels where those may stand, else portable with their gradient rules."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keramorph._typing import Array
 from keramorph.backend import portable
+from keramorph.backend import tensorflow_kernels as kernels
 from keramorph.backend.engine import Engine
 from keramorph.backend.namespace import Namespace
 from keramorph.backend.rule import Rule
@@ -101,35 +102,86 @@ class TensorFlowEngine(Engine):
     xp = _Namespace()
 
     def _sample(self, image: Array, coordinates: Array, rule: Rule) -> Array:
-        @tf.custom_gradient
-        def call(image: Array, coordinates: Array) -> tuple[Array, Callable]:
-            def backward(cotangent: Array) -> tuple:
-                to_image = None
-                if image.dtype.is_floating:
-                    shape = self.xp.shape(image)[1:-1]
-                    to_image = self._splat(cotangent, coordinates, shape, rule.without_fill())
-                return to_image, self._pull_back(image, coordinates, cotangent, rule)
+        if kernels.fit(image, coordinates, rule):
+            return portable.cast_like(self.xp, kernels.sample(image, coordinates, rule), image)
+        return _sample_portably(image, coordinates, rule)
 
-            return portable.sample(self.xp, image, coordinates, rule), backward
+    def _sample_with_derivative(self, image: Array, coordinates: Array, rule: Rule) -> tuple[Array, Array]:
+        if not kernels.fit_derivative(image, coordinates, rule):
+            return portable.sample_with_derivative(self.xp, image, coordinates, rule)
+        values, derivative = kernels.sample_with_derivative(image, coordinates, rule)
+        return portable.cast_like(self.xp, values, image), derivative
 
-        return call(image, coordinates)
+    def _pull_back(self, image: Array, coordinates: Array, cotangent: Array, rule: Rule) -> Array:
+        if kernels.fit_derivative(image, coordinates, rule):
+            return kernels.pull_back(image, coordinates, cotangent, rule)
+        return portable.pull_back(self.xp, image, coordinates, cotangent, rule)
+
+    def _compose(self, outer: Array, inner: Array) -> Array:
+        rule = Rule(relative=True)
+        if kernels.fit(outer, inner, rule):
+            return kernels.sample(outer, inner, rule, plus=True)
+        return inner + _sample_portably(outer, inner, rule)
 
     def _splat(self, values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:
-        @tf.custom_gradient
-        def call(values: Array, coordinates: Array) -> tuple[Array, Callable]:
-            def backward(cotangent: Array) -> tuple:
-                to_values = self._sample(cotangent, coordinates, rule)
-                return to_values, self._pull_back(cotangent, coordinates, values, rule)
+        if kernels.fit_splat(values, coordinates, shape, rule):
+            return portable.cast_like(self.xp, kernels.splat(values, coordinates, shape, rule), values)
+        return _splat_portably(values, coordinates, shape, rule)
 
-            return portable.splat(self.xp, values, coordinates, shape, rule), backward
+    def _to_coefficients(self, image: Array, rule: Rule) -> Array:
+        if rule.order != 3:
+            return image
+        wide = image if image.dtype.name in ("float32", "float64") else tf.cast(image, "float32")
+        if kernels.fit_filter(wide):
+            return kernels.prefilter(wide, rule.boundary)
+        return portable.to_coefficients(self.xp, image, rule)
 
-        return call(values, coordinates)
+    def _from_coefficients(self, coefficients: Array, rule: Rule) -> Array:
+        if rule.order == 3 and kernels.fit_filter(coefficients):
+            return kernels.prefilter_adjoint(coefficients, rule.boundary)
+        return portable.from_coefficients(self.xp, coefficients, rule)
 
     def _window_sum(self, array: Array, size: tuple[int, ...]) -> Array:
+        if kernels.fit_filter(array):
+            return kernels.window_sum(array, size)
         return _self_adjoint(lambda x: portable.window_sum(self.xp, x, size), array)
 
     def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
+        if kernels.fit_filter(array):
+            return kernels.gaussian(array, sigma)
         return _self_adjoint(lambda x: portable.gaussian(self.xp, x, sigma), array)
+
+
+engine = TensorFlowEngine()
+xp = engine.xp
+
+
+# What stands inside a portable primitive's gradient is portable too: TensorFlow may build the backward part of a
+# function that XLA compiles where nothing tells so any more, and XLA cannot call a kernel.
+def _sample_portably(image: Array, coordinates: Array, rule: Rule) -> Array:
+    @tf.custom_gradient
+    def call(image: Array, coordinates: Array) -> tuple[Array, Callable]:
+        def backward(cotangent: Array) -> tuple:
+            to_image = None
+            if image.dtype.is_floating:
+                to_image = _splat_portably(cotangent, coordinates, xp.shape(image)[1:-1], rule.without_fill())
+            return to_image, portable.pull_back(xp, image, coordinates, cotangent, rule)
+
+        return portable.sample(xp, image, coordinates, rule), backward
+
+    return call(image, coordinates)
+
+
+def _splat_portably(values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:
+    @tf.custom_gradient
+    def call(values: Array, coordinates: Array) -> tuple[Array, Callable]:
+        def backward(cotangent: Array) -> tuple:
+            to_values = _sample_portably(cotangent, coordinates, rule)
+            return to_values, portable.pull_back(xp, cotangent, coordinates, values, rule)
+
+        return portable.splat(xp, values, coordinates, shape, rule), backward
+
+    return call(values, coordinates)
 
 
 def _self_adjoint(function: Callable, array: Array) -> Array:
@@ -140,6 +192,3 @@ def _self_adjoint(function: Callable, array: Array) -> Array:
         return function(x), lambda cotangent: _self_adjoint(function, cotangent)
 
     return call(array)
-
-
-engine = TensorFlowEngine()

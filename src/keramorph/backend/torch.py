@@ -1,18 +1,25 @@
-"""PyTorch: the portable primitives with the gradient rules of sampling and smoothing."""
+"""PyTorch: the gradient rules of sampling and smoothing, over the native kernels or the portable primitives.
+
+On CPUs a kernel stands behind a custom operation (`torch_operations.py`), which `torch.compile` keeps as one node of
+its graph. Everything else, GPUs, meta tensors and subclasses, computes the portable way, which compilers can fuse.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from keramorph._typing import Array
-from keramorph.backend import portable
+from keramorph.backend import native, portable
 from keramorph.backend.engine import Engine
 from keramorph.backend.namespace import Namespace
+from keramorph.backend.native import fields_of
 from keramorph.backend.rule import Rule
+
+_NAMES = {kind: str(kind).removeprefix("torch.") for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
 
 
 class _Namespace(Namespace):
@@ -34,7 +41,7 @@ class _Namespace(Namespace):
         return torch.as_tensor(x, dtype=kind, device=device)
 
     def dtype(self, x: Array) -> str:
-        return str(x.dtype).removeprefix("torch.")
+        return _NAMES[x.dtype]
 
     def cast(self, x: Array, dtype: str) -> Array:
         return x.to(getattr(torch, dtype))
@@ -103,32 +110,103 @@ class TorchEngine(Engine):
     def _sample(self, image: Array, coordinates: Array, rule: Rule) -> Array:
         if image is coordinates:  # as in squaring; torch.compile traces no function that is handed one tensor twice
             coordinates = coordinates.view_as(coordinates)
-        return _Sample.apply(image, coordinates, rule)
+        return _apply(_Sample, image, coordinates, rule, False)
+
+    def _sample_with_derivative(self, image: Array, coordinates: Array, rule: Rule) -> tuple[Array, Array]:
+        if _has_kernel(image, coordinates) and not _is_differentiated(image, coordinates):
+            return _operations.sample_with_derivative(image, coordinates, *fields_of(rule))
+        return portable.sample_with_derivative(xp, image, coordinates, rule)
+
+    def _pull_back(self, image: Array, coordinates: Array, cotangent: Array, rule: Rule) -> Array:
+        return _apply(_PullBack, image, coordinates, cotangent, rule)
+
+    def _compose(self, outer: Array, inner: Array) -> Array:
+        if outer is inner:
+            inner = inner.view_as(inner)
+        return _apply(_Sample, outer, inner, Rule(relative=True), True)
 
     def _splat(self, values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:
-        return _Splat.apply(values, coordinates, shape, rule)
+        return _apply(_Splat, values, coordinates, shape, rule)
 
     def _window_sum(self, array: Array, size: tuple[int, ...]) -> Array:
-        return _SelfAdjoint.apply(array, portable.window_sum, size)
+        return _apply(_SelfAdjoint, array, "window_sum", size)
 
     def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
-        return _SelfAdjoint.apply(array, portable.gaussian, sigma)
+        return _apply(_SelfAdjoint, array, "gaussian", sigma)
+
+    def _to_coefficients(self, image: Array, rule: Rule) -> Array:
+        if rule.order != 3:
+            return image
+        return _apply(_Prefilter, image if image.dtype in _FLOATS else image.float(), rule, False)
+
+    def _from_coefficients(self, coefficients: Array, rule: Rule) -> Array:
+        if rule.order != 3:
+            return coefficients
+        return _apply(_Prefilter, coefficients, rule, True)
 
 
 engine = TorchEngine()
 xp = engine.xp
 
+_FLOATS = (torch.float32, torch.float64)
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+_operations: Any = None
+if native.extension() is not None:
+    from keramorph.backend.torch_operations import operations as _operations
+
+
+def _has_kernel(*tensors: Array) -> bool:
+    # A device with kernels of its own finds its place here: its operations are registered under the same names.
+    return _operations is not None and all(t.device.type == "cpu" and type(t) in _PLAIN for t in tensors)
+
+
+def _is_differentiated(*tensors: Array) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+# Absent from some future PyTorch, each call would take the general way.
+_is_transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Array:
+    """Apply a function by its twin that is written as `torch.func` and `torch.compile` cannot have it, where it may be.
+
+    For a function with `setup_context` PyTorch inspects the signature at each call: 0.1 ms, more than a small kernel.
+    """
+    if torch.compiler.is_compiling() or _is_transformed():
+        return function.apply(*inputs)
+    return _TWINS[function].apply(*inputs)
+
+
+def _make_twin(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    def forward(ctx: Any, *inputs: Any) -> Array:
+        output = function.forward(*inputs)
+        function.setup_context(ctx, inputs, output)
+        return output
+
+    return type(
+        function.__name__,
+        (torch.autograd.Function,),
+        {"forward": staticmethod(forward), "backward": staticmethod(function.backward)},
+    )
+
 
 class _Sample(torch.autograd.Function):
+    """Sampling; with `plus`, the coordinates are added to the values: the composition of displacements."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(image: Array, coordinates: Array, rule: Rule) -> Array:
-        return portable.sample(xp, image, coordinates, rule)
+    def forward(image: Array, coordinates: Array, rule: Rule, plus: bool) -> Array:
+        if _has_kernel(image, coordinates):
+            return _operations.sample(image, coordinates, plus, *fields_of(rule))
+        values = portable.sample(xp, image, coordinates, rule)
+        return coordinates + values if plus else values
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
-        image, coordinates, ctx.rule = inputs
+        image, coordinates, ctx.rule, ctx.plus = inputs
         ctx.save_for_backward(image, coordinates)
 
     @staticmethod
@@ -136,10 +214,37 @@ class _Sample(torch.autograd.Function):
         image, coordinates = ctx.saved_tensors
         to_image = to_coordinates = None
         if ctx.needs_input_grad[0]:
-            to_image = _Splat.apply(cotangent, coordinates, tuple(image.shape[1:-1]), ctx.rule.without_fill())
+            to_image = _apply(_Splat, cotangent, coordinates, tuple(image.shape[1:-1]), ctx.rule.without_fill())
         if ctx.needs_input_grad[1]:
-            to_coordinates = engine._pull_back(image, coordinates, cotangent, ctx.rule)
-        return to_image, to_coordinates, None
+            to_coordinates = _apply(_PullBack, image, coordinates, cotangent, ctx.rule)
+            if ctx.plus:
+                to_coordinates = to_coordinates + cotangent
+        return to_image, to_coordinates, None, None
+
+
+class _PullBack(torch.autograd.Function):
+    """Gradient of a sample to its coordinates. Its own derivative is that of the portable primitive."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(image: Array, coordinates: Array, cotangent: Array, rule: Rule) -> Array:
+        if _has_kernel(image, coordinates, cotangent):
+            return _operations.pull_back(image, coordinates, cotangent, *fields_of(rule))
+        return portable.pull_back(xp, image, coordinates, cotangent, rule)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
+        *arrays, ctx.rule = inputs
+        ctx.save_for_backward(*arrays)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Array) -> tuple:
+        def primitive(image: Array, coordinates: Array, weight: Array) -> Array:
+            return portable.pull_back(xp, image, coordinates, weight, ctx.rule)
+
+        _, pull = torch.func.vjp(primitive, *ctx.saved_tensors)
+        return *pull(cotangent), None
 
 
 class _Splat(torch.autograd.Function):
@@ -147,6 +252,8 @@ class _Splat(torch.autograd.Function):
 
     @staticmethod
     def forward(values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:
+        if _has_kernel(values, coordinates):
+            return _operations.splat(values, coordinates, shape, *fields_of(rule))
         return portable.splat(xp, values, coordinates, shape, rule)
 
     @staticmethod
@@ -159,9 +266,9 @@ class _Splat(torch.autograd.Function):
         values, coordinates = ctx.saved_tensors
         to_values = to_coordinates = None
         if ctx.needs_input_grad[0]:
-            to_values = _Sample.apply(cotangent, coordinates, ctx.rule)
+            to_values = _apply(_Sample, cotangent, coordinates, ctx.rule, False)
         if ctx.needs_input_grad[1]:
-            to_coordinates = engine._pull_back(cotangent, coordinates, values, ctx.rule)
+            to_coordinates = _apply(_PullBack, cotangent, coordinates, values, ctx.rule)
         return to_values, to_coordinates, None, None
 
 
@@ -171,13 +278,38 @@ class _SelfAdjoint(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(array: Array, primitive: Callable, width: tuple) -> Array:
-        return primitive(xp, array, width)
+    def forward(array: Array, name: str, width: tuple) -> Array:
+        if _has_kernel(array):
+            return getattr(_operations, name)(array, width)
+        return getattr(portable, name)(xp, array, width)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
-        _, ctx.primitive, ctx.width = inputs
+        _, ctx.name, ctx.width = inputs
 
     @staticmethod
     def backward(ctx: Any, cotangent: Array) -> tuple:
-        return _SelfAdjoint.apply(cotangent, ctx.primitive, ctx.width), None, None
+        return _apply(_SelfAdjoint, cotangent, ctx.name, ctx.width), None, None
+
+
+class _Prefilter(torch.autograd.Function):
+    """The spline prefilter and its adjoint, each the gradient of the other."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(array: Array, rule: Rule, adjoint: bool) -> Array:
+        if _has_kernel(array):
+            return _operations.prefilter(array, rule.boundary, adjoint)
+        return (portable.from_coefficients if adjoint else portable.to_coefficients)(xp, array, rule)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
+        _, ctx.rule, ctx.adjoint = inputs
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Array) -> tuple:
+        return _apply(_Prefilter, cotangent, ctx.rule, not ctx.adjoint), None, None
+
+
+_TWINS = {function: _make_twin(function) for function in (_Sample, _PullBack, _Splat, _SelfAdjoint, _Prefilter)}

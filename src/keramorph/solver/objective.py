@@ -86,6 +86,9 @@ def compare(moments: FixedMoments, moved: Array, weight: Array, *, size: tuple[i
         doi:10.1016/j.media.2007.06.004.
     """
     engine = backend.of(moved)
+    fused = engine.lncc(moments.values, moved, weight, size=size, floor=NOISE**2, least=ENOUGH_OVERLAP)
+    if fused is not None:
+        return Comparison(fused[0][0], *fused[1:])
     xp = engine.xp
     centred, mean, variance, covariance = _measure_moved(moments, moved, size)
     weight = weight * moments.weight

@@ -1,0 +1,91 @@
+// From shapes and options, as frameworks hand them over, to what the kernels are told.
+//
+// Each function returns nullptr, or what was expected: the Python side asks for a kernel only where one fits, so that a
+// message from here means a shape that was open until run time, or a fault.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+#include "../core/kernels.hpp"
+
+namespace keramorph {
+
+struct Sizes {
+  const std::int64_t* at;
+  int count;
+
+  std::int64_t product(int first, int last) const {
+    std::int64_t result = 1;
+    for (int k = first; k < last; ++k) result *= at[k];
+    return result;
+  }
+};
+
+// Options of a sampler as plain numbers, under the names that the Python side passes.
+struct Options {
+  std::int64_t order, boundary, fill_bits;
+  double fill;
+  bool relative, smooth;
+};
+
+inline Type bytes_of(std::int64_t size) {
+  switch (size) {
+    case 1: return Type::bytes1;
+    case 2: return Type::bytes2;
+    case 4: return Type::bytes4;
+    default: return Type::bytes8;
+  }
+}
+
+inline bool goes_with(Type image, Type coordinates, std::int64_t order) {
+  if (coordinates == Type::float64) return image == Type::float64;
+  return image == Type::float32 || (order != 3 && (image == Type::float16 || image == Type::bfloat16));
+}
+
+// `image` are the sizes of the image that is read (or splatted onto), channels included.
+inline const char* describe_sampling(Sizes image, Type image_type, Sizes coordinates, Type coordinate_type,
+                                     const Options& options, Sampling* call) {
+  const int ndim = image.count - 2;
+  if (ndim < 1 || ndim > max_ndim) return "an image (batch, *spatial, channels) of one to three spatial axes";
+  if (coordinates.count < 2 || coordinates.at[coordinates.count - 1] != ndim)
+    return "coordinates (batch, *field, ndim) with one component per spatial axis of the image";
+  if (options.relative && coordinates.count != image.count)
+    return "a displacement with as many spatial axes as the image";
+  if (coordinates.at[0] != image.at[0]) return "image and coordinates of the same batch size";
+  if (coordinate_type != Type::float32 && coordinate_type != Type::float64)
+    return "coordinates in float32 or float64";
+  if (!goes_with(image_type, coordinate_type, options.order)) {
+    if (options.order != 0) return "an image in a data type that goes with that of the coordinates";
+    image_type = bytes_of(size_of(image_type));
+  }
+  if (image.product(0, image.count) < 1 || coordinates.product(0, coordinates.count) < 1)
+    return "arrays of at least one voxel";
+  const std::int64_t positions = coordinates.product(1, coordinates.count - 1);
+  const std::int64_t values = image.at[0] * positions * image.at[ndim + 1];
+  if (image.product(0, image.count) > max_elements || values > max_elements ||
+      coordinates.product(0, coordinates.count) > max_elements)
+    return "arrays of at most 2**30 - 64 elements; set KERAMORPH_KERNELS=off for larger ones";
+  *call = {{static_cast<int>(options.order), static_cast<Boundary>(options.boundary), options.fill, options.relative,
+            options.smooth, std::bit_cast<std::uint64_t>(options.fill_bits)},
+           image_type, coordinate_type, ndim, image.at[0], image.at[ndim + 1], {1, 1, 1}, {positions, 1, 1}};
+  for (int k = 0; k < ndim; ++k) {
+    call->image[k] = image.at[k + 1];
+    if (options.relative) call->field[k] = coordinates.at[k + 1];
+  }
+  return nullptr;
+}
+
+inline const char* describe_volume(Sizes array, Type type, Volume* volume) {
+  const int ndim = array.count - 2;
+  if (ndim < 1 || ndim > max_ndim) return "an array (batch, *spatial, channels) of one to three spatial axes";
+  if (type != Type::float32 && type != Type::float64) return "an array in float32 or float64";
+  if (array.product(0, array.count) < 1) return "arrays of at least one voxel";
+  if (array.product(0, array.count) > max_elements)
+    return "arrays of at most 2**30 - 64 elements; set KERAMORPH_KERNELS=off for larger ones";
+  *volume = {type, ndim, array.at[0], array.at[ndim + 1], {1, 1, 1}};
+  for (int k = 0; k < ndim; ++k) volume->size[k] = array.at[k + 1];
+  return nullptr;
+}
+
+}  // namespace keramorph

@@ -1,0 +1,332 @@
+// The kernels for Python: NumPy arrays through the buffer protocol, tensors of PyTorch by their address.
+//
+// A plan (Sampling, Volume) is made once per shape and rule and checks all it can; a call then only hands over memory.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels.hpp"
+#include "memory.hpp"
+#include "threads.hpp"
+
+namespace nb = nanobind;
+
+namespace {
+
+using keramorph::Boundary;
+using keramorph::Memory;
+using keramorph::Sampling;
+using keramorph::Type;
+using keramorph::Volume;
+using keramorph::size_of;
+using Shape = std::vector<std::int64_t>;
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("keramorph._native: " + what); }
+
+bool is_float(Type type) { return static_cast<int>(type) <= static_cast<int>(Type::float64); }
+
+// Number of elements of an array; refuses what the kernels cannot count or need not handle.
+std::int64_t count_elements(const Shape& shape) {
+  std::int64_t count = 1;
+  for (const std::int64_t size : shape) {
+    if (size < 1) refuse("every size must be at least 1");
+    if (size > keramorph::max_elements / count) refuse("an array has too many elements");
+    count *= size;
+  }
+  return count;
+}
+
+Type read_type(int code) {
+  if (code < 0 || code > static_cast<int>(Type::bytes8)) refuse("no such type");
+  return static_cast<Type>(code);
+}
+
+Boundary read_boundary(int code) {
+  if (code < 0 || code > static_cast<int>(Boundary::wrap)) refuse("no such boundary");
+  return static_cast<Boundary>(code);
+}
+
+// Memory of an argument: a contiguous buffer that is large enough, or the address of a tensor, which is believed.
+class Data {
+ public:
+  Data(nb::handle source, std::int64_t count, Type type, bool writable) {
+    if (PyLong_Check(source.ptr())) {
+      address_ = PyLong_AsVoidPtr(source.ptr());
+      if (address_ == nullptr) throw nb::python_error();
+    } else {
+      if (PyObject_GetBuffer(source.ptr(), &view_, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0) {
+        throw nb::python_error();
+      }
+      held_ = true;
+      address_ = view_.buf;
+      if (view_.len < count * size_of(type)) fail("an array is smaller than its plan says");
+    }
+    if (reinterpret_cast<std::uintptr_t>(address_) % static_cast<std::uintptr_t>(size_of(type)) != 0) {
+      fail("an array is not aligned to its elements");
+    }
+  }
+  ~Data() { release(); }
+  Data(const Data&) = delete;
+  Data& operator=(const Data&) = delete;
+
+  void* get() const { return address_; }
+
+ private:
+  void release() {
+    if (held_) PyBuffer_Release(&view_);
+    held_ = false;
+  }
+  void fail(const char* what) {
+    release();
+    refuse(what);
+  }
+
+  Py_buffer view_{};
+  void* address_ = nullptr;
+  bool held_ = false;
+};
+
+struct SamplingPlan {
+  Sampling call{};
+  std::int64_t image, coordinates, values;  // elements
+
+  SamplingPlan(std::array<int, 3> codes, double fill, std::uint64_t fill_bits, bool relative, bool smooth,
+               std::array<int, 2> types, const Shape& image_shape, const Shape& coordinate_shape) {
+    call.rule = {codes[0], read_boundary(codes[1]), fill, relative, smooth, fill_bits};
+    call.image_type = read_type(types[0]);
+    call.coordinate_type = read_type(types[1]);
+    call.ndim = codes[2];
+    check_types();
+    read_shapes(image_shape, coordinate_shape);
+  }
+
+  Data read_image(nb::handle array, bool writable = false) const { return {array, image, call.image_type, writable}; }
+  Data read_coordinates(nb::handle array) const { return {array, coordinates, call.coordinate_type, false}; }
+  Data read_values(nb::handle array, bool writable) const { return {array, values, call.image_type, writable}; }
+  Data write_like_coordinates(nb::handle array, std::int64_t count) const {
+    return {array, count, call.coordinate_type, true};
+  }
+  void need_floats() const {
+    if (!is_float(call.image_type)) refuse("this kernel needs images of floats");
+  }
+  void need_slopes() const {
+    need_floats();
+    if (call.rule.order == 0) refuse("a nearest voxel has no derivative");
+  }
+
+ private:
+  void check_types() const {
+    const int order = call.rule.order;
+    if (order != 0 && order != 1 && order != 3) refuse("`order` must be 0, 1 or 3");
+    const bool wide = call.coordinate_type == Type::float64;
+    if (!wide && call.coordinate_type != Type::float32) refuse("coordinates must be float32 or float64");
+    if (!is_float(call.image_type)) {
+      if (order != 0) refuse("bytes can only be copied, by order 0");
+    } else if ((call.image_type == Type::float64) != wide) {
+      refuse("the types of image and coordinates do not go together");
+    }
+  }
+
+  void read_shapes(const Shape& image_shape, const Shape& coordinate_shape) {
+    const int ndim = call.ndim;
+    if (ndim < 1 || ndim > keramorph::max_ndim) refuse("1 to 3 spatial axes are expected");
+    const std::size_t rank = static_cast<std::size_t>(ndim) + 2;
+    if (image_shape.size() != rank) refuse("the image has another number of axes");
+    if (coordinate_shape.size() < 2 || coordinate_shape.back() != ndim) refuse("one coordinate per axis is expected");
+    if (coordinate_shape[0] != image_shape[0]) refuse("the batch sizes differ");
+    if (call.rule.relative && coordinate_shape.size() != rank) refuse("the field has another number of axes");
+    image = count_elements(image_shape);
+    coordinates = count_elements(coordinate_shape);
+    call.batch = image_shape.front();
+    call.channels = image_shape.back();
+    const std::int64_t positions = coordinates / ndim;
+    values = count_elements({positions, call.channels});
+    for (int axis = 0; axis < keramorph::max_ndim; ++axis) {
+      call.image[axis] = axis < ndim ? image_shape[1 + axis] : 1;
+      call.field[axis] = call.rule.relative && axis < ndim ? coordinate_shape[1 + axis] : 1;
+    }
+    if (!call.rule.relative) call.field[0] = positions / call.batch;
+  }
+};
+
+struct VolumePlan {
+  Volume volume{};
+  std::int64_t count;
+
+  VolumePlan(int type, const Shape& shape) {
+    volume.type = read_type(type);
+    if (volume.type != Type::float32 && volume.type != Type::float64) refuse("filters need float32 or float64");
+    if (shape.size() < 3 || shape.size() > 2 + keramorph::max_ndim) refuse("1 to 3 spatial axes are expected");
+    count = count_elements(shape);
+    volume.ndim = static_cast<int>(shape.size()) - 2;
+    volume.batch = shape.front();
+    volume.channels = shape.back();
+    for (int axis = 0; axis < keramorph::max_ndim; ++axis) volume.size[axis] = axis < volume.ndim ? shape[1 + axis] : 1;
+  }
+
+  // Elements of the coefficients, which are longer at both ends where the edge is extended.
+  std::int64_t count_coefficients(Boundary boundary) const {
+    const std::int64_t edge = boundary == Boundary::nearest ? 32 : 0;
+    Shape shape{volume.batch, volume.channels};
+    for (int axis = 0; axis < volume.ndim; ++axis) shape.push_back(volume.size[axis] + edge);
+    return count_elements(shape);
+  }
+
+  Data read(nb::handle array) const { return {array, count, volume.type, false}; }
+  Data write(nb::handle array) const { return {array, count, volume.type, true}; }
+};
+
+template <class T, class Sequence>
+std::array<T, keramorph::max_ndim> per_axis(const VolumePlan& plan, const Sequence& given, T filler) {
+  if (given.size() != static_cast<std::size_t>(plan.volume.ndim)) refuse("one number per spatial axis is expected");
+  std::array<T, keramorph::max_ndim> result;
+  result.fill(filler);
+  for (std::size_t k = 0; k < given.size(); ++k) result[k] = given[k];
+  return result;
+}
+
+void sample(const SamplingPlan& plan, nb::handle image, nb::handle coordinates, nb::handle values, bool plus) {
+  if (plus && (plan.call.rule.order == 0 || plan.call.channels != plan.call.ndim || plan.call.image_type != plan.call.coordinate_type)) {
+    refuse("only displacements can be added to displacements");
+  }
+  const Data from = plan.read_image(image), at = plan.read_coordinates(coordinates), to = plan.read_values(values, true);
+  nb::gil_scoped_release release;
+  keramorph::sample(plan.call, from.get(), at.get(), to.get(), plus);
+}
+
+void sample_with_derivative(const SamplingPlan& plan, nb::handle image, nb::handle coordinates, nb::handle values,
+                            nb::handle derivative) {
+  plan.need_slopes();
+  const std::int64_t slopes = count_elements({plan.values, plan.call.ndim});
+  const Data from = plan.read_image(image), at = plan.read_coordinates(coordinates), to = plan.read_values(values, true),
+             along = plan.write_like_coordinates(derivative, slopes);
+  nb::gil_scoped_release release;
+  keramorph::sample_with_derivative(plan.call, from.get(), at.get(), to.get(), along.get());
+}
+
+void pull_back(const SamplingPlan& plan, nb::handle image, nb::handle coordinates, nb::handle cotangent,
+               nb::handle gradient) {
+  plan.need_slopes();
+  const Data from = plan.read_image(image), at = plan.read_coordinates(coordinates),
+             weights = plan.read_values(cotangent, false), to = plan.write_like_coordinates(gradient, plan.coordinates);
+  nb::gil_scoped_release release;
+  keramorph::pull_back(plan.call, from.get(), at.get(), weights.get(), to.get());
+}
+
+void splat(const SamplingPlan& plan, nb::handle values, nb::handle coordinates, nb::handle image) {
+  plan.need_floats();
+  const Data from = plan.read_values(values, false), at = plan.read_coordinates(coordinates),
+             to = plan.read_image(image, true);
+  nb::gil_scoped_release release;
+  keramorph::splat(plan.call, from.get(), at.get(), to.get());
+}
+
+void prefilter(const VolumePlan& plan, int code, bool adjoint, nb::handle input, nb::handle output) {
+  const Boundary boundary = read_boundary(code);
+  const std::int64_t coefficients = plan.count_coefficients(boundary);
+  const Data from(input, adjoint ? coefficients : plan.count, plan.volume.type, false),
+      to(output, adjoint ? plan.count : coefficients, plan.volume.type, true);
+  nb::gil_scoped_release release;
+  (adjoint ? keramorph::prefilter_adjoint : keramorph::prefilter)(plan.volume, boundary, from.get(), to.get());
+}
+
+std::array<std::int64_t, keramorph::max_ndim> read_window(const VolumePlan& plan, const Shape& size) {
+  const auto sizes = per_axis<std::int64_t>(plan, size, 1);
+  for (const std::int64_t one : sizes) {
+    if (one < 1 || one % 2 == 0 || one > keramorph::max_elements) refuse("window sizes must be odd, and not huge");
+  }
+  return sizes;
+}
+
+void window_sum(const VolumePlan& plan, const Shape& size, nb::handle input, nb::handle output) {
+  const auto sizes = read_window(plan, size);
+  const Data from = plan.read(input), to = plan.write(output);
+  nb::gil_scoped_release release;
+  keramorph::window_sum(plan.volume, sizes.data(), from.get(), to.get());
+}
+
+void gaussian(const VolumePlan& plan, const std::vector<double>& sigma, nb::handle input, nb::handle output) {
+  const auto widths = per_axis<double>(plan, sigma, 0.0);
+  for (const double one : widths) {
+    if (!(one >= 0 && one <= std::numeric_limits<std::int32_t>::max() / 8)) refuse("`sigma` must not be negative or huge");
+  }
+  const Data from = plan.read(input), to = plan.write(output);
+  nb::gil_scoped_release release;
+  keramorph::gaussian(plan.volume, widths.data(), from.get(), to.get());
+}
+
+// An array that may be left out.
+std::optional<Data> read_optional(nb::handle array, std::int64_t count, Type type, bool writable) {
+  if (array.is_none()) return std::nullopt;
+  return std::optional<Data>(std::in_place, array, count, type, writable);
+}
+
+void lncc(const VolumePlan& plan, const Shape& size, int form, double floor, double least, nb::handle fixed,
+          nb::handle moved, nb::handle weight, nb::handle similarity, nb::handle derivative, nb::handle curvature) {
+  const auto sizes = read_window(plan, size);
+  if (form < 0 || form > 2) refuse("`form` must be 0, 1 or 2");
+  if (derivative.is_none() && !curvature.is_none()) refuse("a curvature comes with a derivative only");
+  const Type type = plan.volume.type;
+  const Data first = plan.read(fixed), second = plan.read(moved),
+             result(similarity, plan.volume.batch, Type::float64, true);
+  const auto weights = read_optional(weight, plan.count, type, false),
+             slope = read_optional(derivative, plan.count, type, true),
+             bend = read_optional(curvature, plan.count, type, true);
+  const auto address = [](const std::optional<Data>& data) { return data ? data->get() : nullptr; };
+  nb::gil_scoped_release release;
+  keramorph::lncc(plan.volume, sizes.data(), form, floor, least, first.get(), second.get(), address(weights),
+                  static_cast<double*>(result.get()), address(slope), address(bend));
+}
+
+int fill_buffer(PyObject* self, Py_buffer* view, int flags) {
+  const Memory* memory = nb::inst_ptr<Memory>(self);
+  return PyBuffer_FillInfo(view, self, memory->data(), static_cast<Py_ssize_t>(memory->bytes()), 0, flags);
+}
+
+PyType_Slot memory_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(fill_buffer)}, {0, nullptr}};
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+  module.attr("stamp") = KERAMORPH_STAMP;
+  module.def("instructions", [] { return keramorph::name_of(keramorph::instructions()); });
+  module.def("set_threads", &keramorph::set_threads);
+  module.def("threads", &keramorph::threads);
+  module.def("waiting_bytes", &keramorph::waiting_bytes);
+  module.def("release_memory", &keramorph::release_memory);
+
+  nb::class_<Memory>(module, "Memory", nb::type_slots(memory_slots))
+      .def("__init__", [](Memory* self, std::int64_t bytes) {
+        if (bytes < 1) refuse("at least one byte is expected");
+        new (self) Memory(bytes);
+      });
+
+  nb::class_<SamplingPlan>(module, "Sampling")
+      .def("__init__", [](SamplingPlan* self, int order, int boundary, double fill, std::uint64_t fill_bits,
+                          bool relative, bool smooth, int image_type, int coordinate_type, const Shape& image,
+                          const Shape& coordinates) {
+        const int ndim = static_cast<int>(image.size()) - 2;
+        new (self) SamplingPlan({order, boundary, ndim}, fill, fill_bits, relative, smooth,
+                                {image_type, coordinate_type}, image, coordinates);
+      });
+  nb::class_<VolumePlan>(module, "Volume").def(nb::init<int, const Shape&>());
+
+  module.def("sample", &sample);
+  module.def("sample_with_derivative", &sample_with_derivative);
+  module.def("pull_back", &pull_back);
+  module.def("splat", &splat);
+  module.def("prefilter", &prefilter);
+  module.def("window_sum", &window_sum);
+  module.def("gaussian", &gaussian);
+  module.def("lncc", &lncc, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+             nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none());
+}

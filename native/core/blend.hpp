@@ -1,0 +1,169 @@
+// The interpolants: values and derivatives from the taps around a position.
+#pragma once
+
+#include "positions.hpp"
+#include "storage.hpp"
+
+namespace keramorph::KERAMORPH_INSTRUCTIONS {
+
+// Multilinear: fetch(row, a, b) reads both taps of the last axis in row `row`, whose bits say which tap of the axes before
+// it stands for. V is a vector of positions with a fraction each, or of channels with one fraction for all.
+template <int D, bool derivative, class V, class F, class Fetch>
+KERAMORPH_INLINE V blend_linear(const F (&fraction)[D], const Fetch& fetch, V (&slope)[D]) {
+  constexpr int rows = 1 << (D - 1);
+  V value[rows], along[rows];
+  for (int row = 0; row < rows; ++row) {
+    V a, b;
+    fetch(row, a, b);
+    along[row] = b - a;
+    value[row] = a + fraction[D - 1] * along[row];
+  }
+  if constexpr (D == 1) {
+    if constexpr (derivative) slope[0] = along[0];
+    return value[0];
+  } else if constexpr (D == 2) {
+    const V step = value[1] - value[0];
+    if constexpr (derivative) {
+      slope[0] = step;
+      slope[1] = along[0] + fraction[0] * (along[1] - along[0]);
+    }
+    return value[0] + fraction[0] * step;
+  } else {
+    const V first = value[1] - value[0], second = value[3] - value[2];
+    const V near = value[0] + fraction[1] * first, far = value[2] + fraction[1] * second;
+    if constexpr (derivative) {
+      const V left = along[0] + fraction[1] * (along[1] - along[0]);
+      const V right = along[2] + fraction[1] * (along[3] - along[2]);
+      slope[0] = far - near;
+      slope[1] = first + fraction[0] * (second - first);
+      slope[2] = left + fraction[0] * (right - left);
+    }
+    return near + fraction[0] * (far - near);
+  }
+}
+
+// Weights of the four cubic B-splines around a fraction, and their derivatives.
+template <class R>
+KERAMORPH_INLINE void weigh_cubic(R t, R (&weight)[4], R (&slope)[4]) {
+  const R s = 1 - t;
+  weight[0] = s * s * s / 6;
+  weight[1] = (4 + t * t * (3 * t - 6)) / 6;
+  weight[2] = (4 + s * s * (3 * s - 6)) / 6;
+  weight[3] = t * t * t / 6;
+  slope[0] = -s * s / 2;
+  slope[1] = t * (R(1.5) * t - 2);
+  slope[2] = s * (2 - R(1.5) * s);
+  slope[3] = t * t / 2;
+}
+
+// Four taps of the last axis, or four channels.
+template <class R>
+struct FourOf {
+  typedef R type __attribute__((vector_size(4 * sizeof(R))));
+};
+template <class R>
+using Four = typename FourOf<R>::type;
+
+template <class R>
+KERAMORPH_INLINE R add_up(Four<R> v) {
+  return (v[0] + v[1]) + (v[2] + v[3]);
+}
+
+// Cubic, one position and one channel: fetch(rows) reads the four taps of the last axis, `rows` the offset of the others.
+template <int D, bool derivative, class R, class Fetch>
+KERAMORPH_INLINE R blend_cubic(const R (&fraction)[D], const int (&offset)[D][4], const Fetch& fetch, R (&slope)[D]) {
+  R weight[D][4], change[D][4];
+  for (int d = 0; d < D; ++d) weigh_cubic(fraction[d], weight[d], change[d]);
+  const Four<R> last = load<Four<R>>(weight[D - 1]), last_change = load<Four<R>>(change[D - 1]);
+  Four<R> plain{}, first{}, second{};  // value, and the derivative to each axis but the last
+  if constexpr (D == 1) {
+    plain = fetch(0);
+  } else if constexpr (D == 2) {
+    for (int i = 0; i < 4; ++i) {
+      const Four<R> row = fetch(offset[0][i]);
+      plain += weight[0][i] * row;
+      if constexpr (derivative) first += change[0][i] * row;
+    }
+  } else {
+    for (int i = 0; i < 4; ++i) {
+      Four<R> inner{}, inner_change{};
+      for (int j = 0; j < 4; ++j) {
+        const Four<R> row = fetch(offset[0][i] + offset[1][j]);
+        inner += weight[1][j] * row;
+        if constexpr (derivative) inner_change += change[1][j] * row;
+      }
+      plain += weight[0][i] * inner;
+      if constexpr (derivative) {
+        first += change[0][i] * inner;
+        second += weight[0][i] * inner_change;
+      }
+    }
+  }
+  if constexpr (derivative) {
+    slope[D - 1] = add_up<R>(plain * last_change);
+    if constexpr (D > 1) slope[0] = add_up<R>(first * last);
+    if constexpr (D > 2) slope[1] = add_up<R>(second * last);
+  }
+  return add_up<R>(plain * last);
+}
+
+// Both taps of the last axis at the offsets of all lanes, next to each other in memory.
+template <class T, class R>
+KERAMORPH_INLINE void load_pairs(const T* image, const std::int32_t* offset, Vector<R>& a, Vector<R>& b) {
+  for (int l = 0; l < lanes; ++l) {
+    a[l] = lift(image[offset[l]]);
+    b[l] = lift(image[offset[l] + 1]);
+  }
+}
+
+#if defined(__AVX2__)
+// Eight pairs by eight loads of 64 bits: a gather instruction takes longer, and two of them would be needed.
+KERAMORPH_INLINE void load_eight_pairs(const float* image, const std::int32_t* offset, __m256& a, __m256& b) {
+  const auto two = [&](int l) __attribute__((always_inline)) {
+    const __m128d low = _mm_load_sd(reinterpret_cast<const double*>(image + offset[l]));
+    return _mm_castpd_ps(_mm_loadh_pd(low, reinterpret_cast<const double*>(image + offset[l + 1])));
+  };
+  const __m256 even = _mm256_insertf128_ps(_mm256_castps128_ps256(two(0)), two(4), 1);
+  const __m256 odd = _mm256_insertf128_ps(_mm256_castps128_ps256(two(2)), two(6), 1);
+  a = _mm256_shuffle_ps(even, odd, 0x88);
+  b = _mm256_shuffle_ps(even, odd, 0xdd);
+}
+
+template <>
+KERAMORPH_INLINE void load_pairs<float, float>(const float* image, const std::int32_t* offset, Vector<float>& a,
+                                     Vector<float>& b) {
+  __m256 part_a, part_b;
+#if defined(__AVX512F__)
+  __m256 more_a, more_b;
+  load_eight_pairs(image, offset, part_a, part_b);
+  load_eight_pairs(image, offset + 8, more_a, more_b);
+  std::memcpy(&a, &part_a, 32), std::memcpy(reinterpret_cast<char*>(&a) + 32, &more_a, 32);
+  std::memcpy(&b, &part_b, 32), std::memcpy(reinterpret_cast<char*>(&b) + 32, &more_b, 32);
+#else
+  load_eight_pairs(image, offset, part_a, part_b);
+  a = (Vector<float>)part_a;
+  b = (Vector<float>)part_b;
+#endif
+}
+#endif
+
+// One tap of all lanes, anywhere.
+template <class T, class R>
+KERAMORPH_INLINE Vector<R> gather(const T* image, Index offset) {
+  Vector<R> value;
+  for (int l = 0; l < lanes; ++l) value[l] = lift(image[offset[l]]);
+  return value;
+}
+
+// Up to four channels from `from`; reads no more than `count` elements where fewer are left.
+template <class T, class R>
+KERAMORPH_INLINE Four<R> load_channels(const T* from, int count) {
+  Four<R> value{};
+  if constexpr (std::is_same_v<T, R>) {
+    if (count >= 4) return load<Four<R>>(from);
+  }
+  for (int c = 0; c < 4 && c < count; ++c) value[c] = lift(from[c]);
+  return value;
+}
+
+}  // namespace keramorph::KERAMORPH_INSTRUCTIONS

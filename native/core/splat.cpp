@@ -1,0 +1,252 @@
+// The adjoint of sampling to the image, without atomic additions and without private copies of the image.
+//
+// The image is cut into slabs along its first axis, one per thread, and whoever owns a slab walks over the rows of
+// positions that reach it and adds what falls inside. Each voxel gets its contributions in the order of the positions,
+// however many slabs there are: the same bits for any number of threads. What it costs is that rows near a border are
+// walked over twice.
+#include "choose.hpp"
+#include "blend.hpp"
+#include "threads.hpp"
+
+namespace keramorph::KERAMORPH_INSTRUCTIONS {
+
+#include "functions.inc"
+
+namespace {
+
+// Memory that is given back at the end of a scope.
+template <class Element>
+class Scratch {
+ public:
+  explicit Scratch(std::int64_t count) : memory_(new Element[static_cast<std::size_t>(count)]) {
+    touch_lightly(memory_, count * static_cast<std::int64_t>(sizeof(Element)));
+  }
+  ~Scratch() { delete[] memory_; }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  Element* get() const { return memory_; }
+
+ private:
+  Element* memory_;
+};
+
+// First and last offset along the first axis that a row adds to.
+struct Span {
+  int first, last;
+};
+
+template <class T, class R, int D, int order>
+class Splatter {
+ public:
+  using V = Vector<R>;
+  static constexpr int taps_per_axis = order + 1;
+
+  Splatter(const Sampling& call, const T* values, const R* coordinates)
+      : lattice_(call), rows_(call), values_(values), coordinates_(coordinates), channels_(call.channels) {}
+
+  const Rows<D>& rows() const { return rows_; }
+
+  Span measure(std::int64_t number) const {
+    const Row<D> row = rows_.at(number);
+    Index least = Index{} + lattice_.stride[0] * lattice_.size[0], most{};
+    rows_.template walk<R>(row, coordinates_, [&](const Position<R, D>& position, std::int64_t, int) {
+      Position<R, 1> first;
+      first.fraction[0] = position.fraction[0];
+      first.index[0] = position.index[0];
+      Taps<1, order> taps;
+      find_taps<R, 1, order>(first, first_axis(), taps);
+      for (int k = 0; k < taps_per_axis; ++k) {
+        least = smaller(least, taps.offset[0][k]);
+        most = larger(most, taps.offset[0][k]);
+      }
+    });
+    Span span{least[0], most[0]};
+    for (int l = 1; l < lanes; ++l) {
+      if (least[l] < span.first) span.first = least[l];
+      if (most[l] > span.last) span.last = most[l];
+    }
+    return span;
+  }
+
+  // Add a row's values to the part of one image whose offsets along the first axis are in low .. high - 1.
+  void add(std::int64_t number, int low, int high, R* image) const {
+    const Row<D> row = rows_.at(number);
+    rows_.template walk<R>(row, coordinates_,
+                           [&](const Position<R, D>& position, std::int64_t first, int count)
+                               __attribute__((always_inline)) {
+      if constexpr (order == 1) {
+        if (channels_ == 1 && count == lanes && !any(find_outside(position, lattice_, 0, 1))) {
+          const Index near = position.index[0] * lattice_.stride[0];
+          const Index crosses = (near < low) | (near + lattice_.stride[0] >= high);
+          if (!any(crosses)) return add_inside<false>(position, first, low, high, image);
+          if (any((near + lattice_.stride[0] >= low) & (near < high))) {
+            add_inside<true>(position, first, low, high, image);
+          }
+          return;
+        }
+      }
+      add_folded(position, first, count, low, high, image);
+    });
+  }
+
+ private:
+  Lattice<1> first_axis() const {
+    Sampling line{};
+    line.rule.boundary = lattice_.boundary;
+    line.image[0] = lattice_.size[0];
+    line.channels = lattice_.stride[0];
+    return Lattice<1>(line);
+  }
+
+  // One channel, all taps inside the image: weights for all lanes at once, then one addition per tap. Blocks that cross
+  // the border of a slab are weighed in the same way, so that no sum depends on where the border is.
+  template <bool crossing>
+  KERAMORPH_INLINE void add_inside(const Position<R, D>& position, std::int64_t first, int low, int high,
+                                   R* image) const {
+    constexpr int corners = 1 << D;
+    V share[corners];
+    V value;
+    if constexpr (std::is_same_v<T, R>) {
+      value = load<V>(values_ + first);
+    } else {
+      for (int l = 0; l < lanes; ++l) value[l] = lift(values_[first + l]);
+    }
+    share[0] = value;
+    // Split in two along one axis after the other; the last axis becomes the lowest bit.
+    for (int d = 0, parts = 1; d < D; ++d, parts *= 2) {
+      for (int part = parts - 1; part >= 0; --part) {
+        const V far = share[part] * position.fraction[d];
+        share[2 * part + 1] = far;
+        share[2 * part] = share[part] - far;
+      }
+    }
+    Index place{};
+    for (int d = 0; d < D; ++d) place += position.index[d] * lattice_.stride[d];
+    alignas(64) std::int32_t offset[lanes];
+    alignas(64) R part[corners][lanes];
+    store(offset, place);
+    for (int corner = 0; corner < corners; ++corner) store(part[corner], share[corner]);
+    std::int64_t step[corners];
+    for (int corner = 0; corner < corners; ++corner) {
+      step[corner] = 0;
+      for (int d = 0; d < D; ++d) step[corner] += ((corner >> (D - 1 - d)) & 1) * std::int64_t{lattice_.stride[d]};
+    }
+    for (int l = 0; l < lanes; ++l) {
+      R* to = image + offset[l];
+      // The first half of the corners lies in the plane of the first tap, the second in the next.
+      for (int half = 0; half < 2; ++half) {
+        if (crossing) {
+          const int plane = (position.index[0][l] + half) * lattice_.stride[0];
+          if (plane < low || plane >= high) continue;
+        }
+        for (int corner = half * corners / 2; corner < (half + 1) * corners / 2; ++corner) {
+          to[step[corner]] += part[corner][l];
+        }
+      }
+    }
+  }
+
+  __attribute__((noinline)) void add_folded(const Position<R, D>& position, std::int64_t first, int count, int low,
+                                            int high, R* image) const {
+    Taps<D, order> taps;
+    find_taps<R, D, order>(position, lattice_, taps);
+    for (int l = 0; l < count; ++l) {
+      if (!taps.inside[l]) continue;
+      R weight[D][4];
+      int offset[D][taps_per_axis];
+      for (int d = 0; d < D; ++d) {
+        weigh(position.fraction[d][l], weight[d]);
+        for (int k = 0; k < taps_per_axis; ++k) offset[d][k] = taps.offset[d][k][l];
+      }
+      const T* values = values_ + (first + l) * channels_;
+      for (int k = 0; k < taps_per_axis; ++k) {
+        const int plane = offset[0][k];
+        if (plane >= low && plane < high) add_taps<1>(weight, offset, weight[0][k], image + plane, values);
+      }
+    }
+  }
+
+  static void weigh(R fraction, R (&weight)[4]) {
+    if constexpr (order == 0) {
+      weight[0] = 1;
+    } else if constexpr (order == 1) {
+      weight[0] = 1 - fraction;
+      weight[1] = fraction;
+    } else {
+      R unused[4];
+      weigh_cubic(fraction, weight, unused);
+    }
+  }
+
+  template <int axis>
+  void add_taps(const R (&weight)[D][4], const int (&offset)[D][taps_per_axis], R share, R* to,
+                const T* values) const {
+    if constexpr (axis == D) {
+      for (std::int64_t c = 0; c < channels_; ++c) to[c] += share * lift(values[c]);
+    } else {
+      for (int k = 0; k < taps_per_axis; ++k) {
+        add_taps<axis + 1>(weight, offset, share * weight[axis][k], to + offset[axis][k], values);
+      }
+    }
+  }
+
+  Lattice<D> lattice_;
+  Rows<D> rows_;
+  const T* values_;
+  const R* coordinates_;
+  std::int64_t channels_;
+};
+
+template <class T, class R, int D, int order>
+void splat_onto(const Sampling& call, const void* values, const void* coordinates, void* image) {
+  const Splatter<T, R, D, order> splatter(call, static_cast<const T*>(values), static_cast<const R*>(coordinates));
+  const Rows<D>& rows = splatter.rows();
+  const Lattice<D> lattice(call);
+  const std::int64_t elements = lattice.elements(), planes = lattice.size[0], plane = lattice.stride[0];
+  constexpr bool direct = std::is_same_v<T, R>;
+  const Scratch<R> wide(direct ? 0 : elements * call.batch);
+  R* sums = direct ? static_cast<R*>(image) : wide.get();
+
+  std::int64_t slabs = (threads() + call.batch - 1) / call.batch;
+  slabs = slabs < planes ? slabs : planes;
+  const Scratch<Span> spans(slabs > 1 ? rows.count() : 0);
+  if (slabs > 1) {
+    parallel(rows.count(), rows.grain(), [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t number = first; number < last; ++number) spans.get()[number] = splatter.measure(number);
+    });
+  }
+  parallel(call.batch * slabs, 1, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t part = first; part < last; ++part) {
+      const std::int64_t batch = part / slabs, slab = part % slabs;
+      const std::int64_t low = planes * slab / slabs * plane, high = planes * (slab + 1) / slabs * plane;
+      R* to = sums + batch * elements;
+      std::memset(to + low, 0, static_cast<std::size_t>(high - low) * sizeof(R));
+      for (std::int64_t number = batch * rows.per_batch(); number < (batch + 1) * rows.per_batch(); ++number) {
+        if (slabs > 1 && (spans.get()[number].last < low || spans.get()[number].first >= high)) continue;
+        splatter.add(number, static_cast<int>(low), static_cast<int>(high), to);
+      }
+      if constexpr (!direct) {
+        T* narrow = static_cast<T*>(image) + batch * elements;
+        for (std::int64_t i = low; i < high; ++i) narrow[i] = Lower<T>::from(to[i]);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void splat(const Sampling& call, const void* values, const void* coordinates, void* image) {
+  const std::int64_t voxels = call.image[0] * call.image[1] * call.image[2];
+  touch_lightly(image, call.batch * call.channels * voxels * size_of(call.image_type));
+  choose(call, [&](auto stored, auto real, auto ndim, auto order) {
+    using T = typename decltype(stored)::type;
+    using R = typename decltype(real)::type;
+    if (call.rule.order == 0) {
+      splat_onto<T, R, ndim.value, 0>(call, values, coordinates, image);
+    } else {
+      splat_onto<T, R, ndim.value, order.value>(call, values, coordinates, image);
+    }
+  });
+}
+
+}  // namespace keramorph::KERAMORPH_INSTRUCTIONS
