@@ -120,8 +120,10 @@ KERAMORPH_INLINE void load_pairs(const T* image, const std::int32_t* offset, Vec
 // Eight pairs by eight loads of 64 bits: a gather instruction takes longer, and two of them would be needed.
 KERAMORPH_INLINE void load_eight_pairs(const float* image, const std::int32_t* offset, __m256& a, __m256& b) {
   const auto two = [&](int l) __attribute__((always_inline)) {
-    const __m128d low = _mm_load_sd(reinterpret_cast<const double*>(image + offset[l]));
-    return _mm_castpd_ps(_mm_loadh_pd(low, reinterpret_cast<const double*>(image + offset[l + 1])));
+    double first, second;
+    std::memcpy(&first, image + offset[l], 8);
+    std::memcpy(&second, image + offset[l + 1], 8);
+    return _mm_castpd_ps(_mm_set_pd(second, first));
   };
   const __m256 even = _mm256_insertf128_ps(_mm256_castps128_ps256(two(0)), two(4), 1);
   const __m256 odd = _mm256_insertf128_ps(_mm256_castps128_ps256(two(2)), two(6), 1);

@@ -67,14 +67,14 @@ class Sampler {
   // images; `false` if not.
   KERAMORPH_INLINE bool find_inside(const Position<R, D>& position, std::int32_t (&offset)[lanes]) const {
     if constexpr (order != 1 || !std::is_same_v<T, R>) return false;
-    Index first{};
+    Unsigned first{};  // wraps round where a lane is far outside, and then it does not count
     int reach = (lattice_.channels - 1) / 4 * 4 + 4;
     for (int d = 0; d < D; ++d) {
-      first += position.index[d] * lattice_.stride[d];
+      first += (Unsigned)position.index[d] * static_cast<std::uint32_t>(lattice_.stride[d]);
       reach += lattice_.stride[d];
     }
     store(offset, first);
-    return !any(find_outside(position, lattice_, 0, 1) | (first > static_cast<int>(elements_) - reach));
+    return !any(find_outside(position, lattice_, 0, 1) | ((Index)first > static_cast<int>(elements_) - reach));
   }
 
   // The same as `read_channels` where `find_inside` holds: `offset` is that of the first tap.

@@ -19,8 +19,10 @@ namespace keramorph::KERAMORPH_INSTRUCTIONS {
 
 #if defined(__AVX512F__)
 constexpr int lanes = 16;
-#else
+#elif defined(__AVX2__)
 constexpr int lanes = 8;
+#else
+constexpr int lanes = 4;  // SSE or NEON: more would only spill registers, and take the compiler twice as long
 #endif
 
 template <class R>
@@ -30,6 +32,7 @@ struct VectorOf {
 template <class R>
 using Vector = typename VectorOf<R>::type;
 using Index = Vector<std::int32_t>;
+using Unsigned = Vector<std::uint32_t>;
 
 template <class R>
 KERAMORPH_INLINE Vector<R> broadcast(R value) {
