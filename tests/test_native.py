@@ -273,7 +273,7 @@ def compute_all(engine):
         engine.window_sum(arrays[0], size=5),
         engine.gaussian(arrays[0], sigma=2.0),
     ]
-    return [np.array(result) for result in results]
+    return [np.asarray(result).copy() for result in results]
 
 
 @needs_extension

@@ -1,8 +1,8 @@
 // The prefilter of cubic B-spline interpolation and its adjoint.
 //
 // The coefficients are the image filtered by sqrt(3) z^|k| with the pole z = sqrt(3) - 2 (Unser 1999,
-// 10.1109/79.799930). Cut off below the rounding of the data type that is a short filter: one pass of the separable
-// convolution, which reads the image once, takes less time than a recursion along each axis in turn.
+// 10.1109/79.799930). Cut off below the rounding of the data type that is a short filter, and one pass of the separable
+// convolution reads the image once.
 #include <cmath>
 
 #include "convolve.hpp"
