@@ -92,13 +92,13 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(SMALL): pyproject.toml | $(BIN)/python
-	@[ -e $(FULL) ] || { echo 'Installing Keramorph with JAX into $(VENV) (about a minute, once) ...' && $(PIP) -e '.[jax]'; }
+	@[ -e $(FULL) ] || { echo 'Installing Keramorph with JAX into $(VENV) (about three minutes, once) ...' && $(PIP) -e '.[jax]'; }
 	@touch $@
 
 # PyTorch first, in its CPU build: what comes after it then finds the requirement met. Where pip's own index offers a
 # CUDA build under this number, point PIP_EXTRA_INDEX_URL at PyTorch's index of CPU builds; the tests pass with either.
 $(FULL): pyproject.toml | $(BIN)/python
-	@echo 'Installing Keramorph with TensorFlow, JAX and PyTorch into $(VENV) (about three minutes, once) ...'
+	@echo 'Installing Keramorph with TensorFlow, JAX and PyTorch into $(VENV) (about six minutes, once) ...'
 	@$(PIP) 'torch==2.13.0'
 	@$(PIP) -e '.[tensorflow,jax,torch,dev]'
 	@touch $@
