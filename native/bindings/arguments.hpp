@@ -15,12 +15,19 @@ struct Sizes {
   const std::int64_t* at;
   int count;
 
-  std::int64_t product(int first, int last) const {
+  // Number of elements; 0 where there are none, or more than a kernel can count.
+  std::int64_t product() const {
     std::int64_t result = 1;
-    for (int k = first; k < last; ++k) result *= at[k];
+    for (int k = 0; k < count; ++k) {
+      if (at[k] < 1 || at[k] > max_elements / result) return 0;
+      result *= at[k];
+    }
     return result;
   }
 };
+
+constexpr const char* countable =
+    "arrays of at least one voxel and at most 2**30 - 64 elements; set KERAMORPH_KERNELS=off for larger ones";
 
 // Options of a sampler as plain numbers, under the names that the Python side passes.
 struct Options {
@@ -47,6 +54,8 @@ inline bool goes_with(Type image, Type coordinates, std::int64_t order) {
 inline const char* describe_sampling(Sizes image, Type image_type, Sizes coordinates, Type coordinate_type,
                                      const Options& options, Sampling* call) {
   const int ndim = image.count - 2;
+  if (options.order != 0 && options.order != 1 && options.order != 3) return "an order of 0, 1 or 3";
+  if (options.boundary < 0 || options.boundary > static_cast<std::int64_t>(Boundary::wrap)) return "a known boundary";
   if (ndim < 1 || ndim > max_ndim) return "an image (batch, *spatial, channels) of one to three spatial axes";
   if (coordinates.count < 2 || coordinates.at[coordinates.count - 1] != ndim)
     return "coordinates (batch, *field, ndim) with one component per spatial axis of the image";
@@ -59,13 +68,10 @@ inline const char* describe_sampling(Sizes image, Type image_type, Sizes coordin
     if (options.order != 0) return "an image in a data type that goes with that of the coordinates";
     image_type = bytes_of(size_of(image_type));
   }
-  if (image.product(0, image.count) < 1 || coordinates.product(0, coordinates.count) < 1)
-    return "arrays of at least one voxel";
-  const std::int64_t positions = coordinates.product(1, coordinates.count - 1);
-  const std::int64_t values = image.at[0] * positions * image.at[ndim + 1];
-  if (image.product(0, image.count) > max_elements || values > max_elements ||
-      coordinates.product(0, coordinates.count) > max_elements)
-    return "arrays of at most 2**30 - 64 elements; set KERAMORPH_KERNELS=off for larger ones";
+  const std::int64_t elements = coordinates.product();
+  if (image.product() == 0 || elements == 0) return countable;
+  const std::int64_t positions = elements / ndim / image.at[0];
+  if (elements / ndim > max_elements / image.at[ndim + 1]) return countable;
   *call = {{static_cast<int>(options.order), static_cast<Boundary>(options.boundary), options.fill, options.relative,
             options.smooth, std::bit_cast<std::uint64_t>(options.fill_bits)},
            image_type, coordinate_type, ndim, image.at[0], image.at[ndim + 1], {1, 1, 1}, {positions, 1, 1}};
@@ -80,9 +86,7 @@ inline const char* describe_volume(Sizes array, Type type, Volume* volume) {
   const int ndim = array.count - 2;
   if (ndim < 1 || ndim > max_ndim) return "an array (batch, *spatial, channels) of one to three spatial axes";
   if (type != Type::float32 && type != Type::float64) return "an array in float32 or float64";
-  if (array.product(0, array.count) < 1) return "arrays of at least one voxel";
-  if (array.product(0, array.count) > max_elements)
-    return "arrays of at most 2**30 - 64 elements; set KERAMORPH_KERNELS=off for larger ones";
+  if (array.product() == 0) return countable;
   *volume = {type, ndim, array.at[0], array.at[ndim + 1], {1, 1, 1}};
   for (int k = 0; k < ndim; ++k) volume->size[k] = array.at[k + 1];
   return nullptr;

@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels.hpp"
+#include "arguments.hpp"
 #include "memory.hpp"
 #include "threads.hpp"
 
@@ -33,17 +33,6 @@ using Shape = std::vector<std::int64_t>;
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument("keramorph._native: " + what); }
 
 bool is_float(Type type) { return static_cast<int>(type) <= static_cast<int>(Type::float64); }
-
-// Number of elements of an array; refuses what the kernels cannot count or need not handle.
-std::int64_t count_elements(const Shape& shape) {
-  std::int64_t count = 1;
-  for (const std::int64_t size : shape) {
-    if (size < 1) refuse("every size must be at least 1");
-    if (size > keramorph::max_elements / count) refuse("an array has too many elements");
-    count *= size;
-  }
-  return count;
-}
 
 Type read_type(int code) {
   if (code < 0 || code > static_cast<int>(Type::bytes8)) refuse("no such type");
@@ -95,18 +84,28 @@ class Data {
   bool held_ = false;
 };
 
+keramorph::Sizes sizes_of(const Shape& shape) { return {shape.data(), static_cast<int>(shape.size())}; }
+
+void require(const char* expected) {
+  if (expected != nullptr) refuse(std::string(expected) + " expected");
+}
+
+std::int64_t count_elements(const Shape& shape) {
+  const std::int64_t count = sizes_of(shape).product();
+  if (count == 0) require(keramorph::countable);
+  return count;
+}
+
 struct SamplingPlan {
   Sampling call{};
   std::int64_t image, coordinates, values;  // elements
 
-  SamplingPlan(std::array<int, 3> codes, double fill, std::uint64_t fill_bits, bool relative, bool smooth,
-               std::array<int, 2> types, const Shape& image_shape, const Shape& coordinate_shape) {
-    call.rule = {codes[0], read_boundary(codes[1]), fill, relative, smooth, fill_bits};
-    call.image_type = read_type(types[0]);
-    call.coordinate_type = read_type(types[1]);
-    call.ndim = codes[2];
-    check_types();
-    read_shapes(image_shape, coordinate_shape);
+  SamplingPlan(const keramorph::Options& options, Type image_type, Type coordinate_type, const Shape& image_shape,
+               const Shape& coordinate_shape)
+      : image(count_elements(image_shape)), coordinates(count_elements(coordinate_shape)) {
+    require(describe_sampling(sizes_of(image_shape), image_type, sizes_of(coordinate_shape), coordinate_type, options,
+                              &call));
+    values = coordinates / call.ndim * call.channels;
   }
 
   Data read_image(nb::handle array, bool writable = false) const { return {array, image, call.image_type, writable}; }
@@ -123,54 +122,14 @@ struct SamplingPlan {
     if (call.rule.order == 0) refuse("a nearest voxel has no derivative");
   }
 
- private:
-  void check_types() const {
-    const int order = call.rule.order;
-    if (order != 0 && order != 1 && order != 3) refuse("`order` must be 0, 1 or 3");
-    const bool wide = call.coordinate_type == Type::float64;
-    if (!wide && call.coordinate_type != Type::float32) refuse("coordinates must be float32 or float64");
-    if (!is_float(call.image_type)) {
-      if (order != 0) refuse("bytes can only be copied, by order 0");
-    } else if ((call.image_type == Type::float64) != wide) {
-      refuse("the types of image and coordinates do not go together");
-    }
-  }
-
-  void read_shapes(const Shape& image_shape, const Shape& coordinate_shape) {
-    const int ndim = call.ndim;
-    if (ndim < 1 || ndim > keramorph::max_ndim) refuse("1 to 3 spatial axes are expected");
-    const std::size_t rank = static_cast<std::size_t>(ndim) + 2;
-    if (image_shape.size() != rank) refuse("the image has another number of axes");
-    if (coordinate_shape.size() < 2 || coordinate_shape.back() != ndim) refuse("one coordinate per axis is expected");
-    if (coordinate_shape[0] != image_shape[0]) refuse("the batch sizes differ");
-    if (call.rule.relative && coordinate_shape.size() != rank) refuse("the field has another number of axes");
-    image = count_elements(image_shape);
-    coordinates = count_elements(coordinate_shape);
-    call.batch = image_shape.front();
-    call.channels = image_shape.back();
-    const std::int64_t positions = coordinates / ndim;
-    values = count_elements({positions, call.channels});
-    for (int axis = 0; axis < keramorph::max_ndim; ++axis) {
-      call.image[axis] = axis < ndim ? image_shape[1 + axis] : 1;
-      call.field[axis] = call.rule.relative && axis < ndim ? coordinate_shape[1 + axis] : 1;
-    }
-    if (!call.rule.relative) call.field[0] = positions / call.batch;
-  }
 };
 
 struct VolumePlan {
   Volume volume{};
   std::int64_t count;
 
-  VolumePlan(int type, const Shape& shape) {
-    volume.type = read_type(type);
-    if (volume.type != Type::float32 && volume.type != Type::float64) refuse("filters need float32 or float64");
-    if (shape.size() < 3 || shape.size() > 2 + keramorph::max_ndim) refuse("1 to 3 spatial axes are expected");
-    count = count_elements(shape);
-    volume.ndim = static_cast<int>(shape.size()) - 2;
-    volume.batch = shape.front();
-    volume.channels = shape.back();
-    for (int axis = 0; axis < keramorph::max_ndim; ++axis) volume.size[axis] = axis < volume.ndim ? shape[1 + axis] : 1;
+  VolumePlan(int type, const Shape& shape) : count(count_elements(shape)) {
+    require(describe_volume(sizes_of(shape), read_type(type), &volume));
   }
 
   // Elements of the coefficients, which are longer at both ends where the edge is extended.
@@ -314,9 +273,9 @@ NB_MODULE(_native, module) {
       .def("__init__", [](SamplingPlan* self, int order, int boundary, double fill, std::uint64_t fill_bits,
                           bool relative, bool smooth, int image_type, int coordinate_type, const Shape& image,
                           const Shape& coordinates) {
-        const int ndim = static_cast<int>(image.size()) - 2;
-        new (self) SamplingPlan({order, boundary, ndim}, fill, fill_bits, relative, smooth,
-                                {image_type, coordinate_type}, image, coordinates);
+        const auto bits = std::bit_cast<std::int64_t>(fill_bits);
+        new (self) SamplingPlan({order, boundary, bits, fill, relative, smooth}, read_type(image_type),
+                                read_type(coordinate_type), image, coordinates);
       });
   nb::class_<VolumePlan>(module, "Volume").def(nb::init<int, const Shape&>());
 

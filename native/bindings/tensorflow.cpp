@@ -146,7 +146,7 @@ void splat(const Attributes& attributes, Context* context) {
     require("values and coordinates of the same field");
   const auto* spatial = static_cast<const int64_t*>(sizes.data());
   std::vector<int64_t> shape = {values.shape().front()};
-  shape.insert(shape.end(), spatial, spatial + sizes.sizes().product(0, sizes.sizes().count));
+  shape.insert(shape.end(), spatial, spatial + sizes.sizes().product());
   shape.push_back(values.shape().back());
   const Sampling call = describe(coordinates, attributes, shape, values.type());
   const OwnTensor image = output(context, 0, values.dtype(), shape);

@@ -98,7 +98,6 @@ class Convolution {
   void run(std::int64_t batch, const T* input, T* output) const {
     const std::int64_t size_in = axes_[0].count * axes_[1].count * row_in_;
     const std::int64_t size_out = axes_[0].grown() * axes_[1].grown() * row_out_;
-    touch_lightly(output, batch * size_out * static_cast<std::int64_t>(sizeof(T)));
     Workspaces spaces(bytes());
     parallel(batch * slabs_ * chunks_, 1, [&](std::int64_t first, std::int64_t last) {
       Workspaces::Lease space(spaces);

@@ -237,10 +237,6 @@ void run(const Sampling& call, const void* image, const void* coordinates, const
   });
 }
 
-std::int64_t count_positions(const Sampling& call) {
-  return call.batch * call.field[0] * call.field[1] * call.field[2];
-}
-
 // The fill value as the bits of a floating type; of the bytes types the caller has given them.
 Sampling with_fill_bits(Sampling call) {
   const auto set = [&](auto value) { std::memcpy(&call.rule.fill_bits, &value, sizeof(value)); };
@@ -257,7 +253,6 @@ Sampling with_fill_bits(Sampling call) {
 }  // namespace
 
 void sample(const Sampling& call, const void* image, const void* coordinates, void* values, bool plus_coordinates) {
-  touch_lightly(values, count_positions(call) * call.channels * size_of(call.image_type));
   if (call.rule.order == 0) {
     const Sampling copy = with_fill_bits(call);
     choose_ndim(call.ndim, [&](auto ndim) {
@@ -274,15 +269,11 @@ void sample(const Sampling& call, const void* image, const void* coordinates, vo
 
 void sample_with_derivative(const Sampling& call, const void* image, const void* coordinates, void* values,
                             void* derivative) {
-  const std::int64_t count = count_positions(call) * call.channels;
-  touch_lightly(values, count * size_of(call.image_type));
-  touch_lightly(derivative, count * call.ndim * size_of(call.coordinate_type));
   run<Purpose::both>(call, image, coordinates, {values, derivative, nullptr, false});
 }
 
 void pull_back(const Sampling& call, const void* image, const void* coordinates, const void* cotangent,
                void* gradient) {
-  touch_lightly(gradient, count_positions(call) * call.ndim * size_of(call.coordinate_type));
   run<Purpose::gradient>(call, image, coordinates, {nullptr, gradient, cotangent, false});
 }
 

@@ -6,29 +6,13 @@
 // walked over twice.
 #include "choose.hpp"
 #include "blend.hpp"
-#include "threads.hpp"
+#include "scratch.hpp"
 
 namespace keramorph::KERAMORPH_INSTRUCTIONS {
 
 #include "functions.inc"
 
 namespace {
-
-// Memory that is given back at the end of a scope.
-template <class Element>
-class Scratch {
- public:
-  explicit Scratch(std::int64_t count) : memory_(new Element[static_cast<std::size_t>(count)]) {
-    touch_lightly(memory_, count * static_cast<std::int64_t>(sizeof(Element)));
-  }
-  ~Scratch() { delete[] memory_; }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  Element* get() const { return memory_; }
-
- private:
-  Element* memory_;
-};
 
 // First and last offset along the first axis that a row adds to.
 struct Span {
@@ -204,15 +188,16 @@ void splat_onto(const Sampling& call, const void* values, const void* coordinate
   const Lattice<D> lattice(call);
   const std::int64_t elements = lattice.elements(), planes = lattice.size[0], plane = lattice.stride[0];
   constexpr bool direct = std::is_same_v<T, R>;
-  const Scratch<R> wide(direct ? 0 : elements * call.batch);
-  R* sums = direct ? static_cast<R*>(image) : wide.get();
+  const Buffer wide(direct ? 0 : elements * call.batch * static_cast<std::int64_t>(sizeof(R)));
+  R* sums = direct ? static_cast<R*>(image) : wide.as<R>();
 
   std::int64_t slabs = (threads() + call.batch - 1) / call.batch;
   slabs = slabs < planes ? slabs : planes;
-  const Scratch<Span> spans(slabs > 1 ? rows.count() : 0);
+  const Buffer memory(slabs > 1 ? rows.count() * static_cast<std::int64_t>(sizeof(Span)) : 0);
+  Span* spans = memory.as<Span>();
   if (slabs > 1) {
     parallel(rows.count(), rows.grain(), [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t number = first; number < last; ++number) spans.get()[number] = splatter.measure(number);
+      for (std::int64_t number = first; number < last; ++number) spans[number] = splatter.measure(number);
     });
   }
   parallel(call.batch * slabs, 1, [&](std::int64_t first, std::int64_t last) {
@@ -222,7 +207,7 @@ void splat_onto(const Sampling& call, const void* values, const void* coordinate
       R* to = sums + batch * elements;
       std::memset(to + low, 0, static_cast<std::size_t>(high - low) * sizeof(R));
       for (std::int64_t number = batch * rows.per_batch(); number < (batch + 1) * rows.per_batch(); ++number) {
-        if (slabs > 1 && (spans.get()[number].last < low || spans.get()[number].first >= high)) continue;
+        if (slabs > 1 && (spans[number].last < low || spans[number].first >= high)) continue;
         splatter.add(number, static_cast<int>(low), static_cast<int>(high), to);
       }
       if constexpr (!direct) {
@@ -236,8 +221,6 @@ void splat_onto(const Sampling& call, const void* values, const void* coordinate
 }  // namespace
 
 void splat(const Sampling& call, const void* values, const void* coordinates, void* image) {
-  const std::int64_t voxels = call.image[0] * call.image[1] * call.image[2];
-  touch_lightly(image, call.batch * call.channels * voxels * size_of(call.image_type));
   choose(call, [&](auto stored, auto real, auto ndim, auto order) {
     using T = typename decltype(stored)::type;
     using R = typename decltype(real)::type;
