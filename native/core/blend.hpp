@@ -64,6 +64,49 @@ struct FourOf {
 template <class R>
 using Four = typename FourOf<R>::type;
 
+// Four channels each of as many positions as a register holds.
+template <class R>
+constexpr int group = lanes > static_cast<int>(sizeof(R)) ? lanes / static_cast<int>(sizeof(R)) : 1;
+template <class R>
+struct GroupOf {
+  typedef R type __attribute__((vector_size(group<R> * 4 * sizeof(R))));
+  typedef R each __attribute__((vector_size(group<R> * sizeof(R))));
+};
+template <class R>
+using Group = typename GroupOf<R>::type;
+
+// One number of each position, for all of its channels.
+template <class R, std::size_t... k>
+KERAMORPH_INLINE Group<R> repeat(const R* from, std::index_sequence<k...>) {
+  const auto each = load<typename GroupOf<R>::each>(from);
+  return __builtin_shufflevector(each, each, (int(k) / 4)...);
+}
+
+template <class V, std::size_t... k>
+KERAMORPH_INLINE auto join(V a, V b, std::index_sequence<k...>) {
+  return __builtin_shufflevector(a, b, int(k)...);
+}
+
+// Four channels at each of the offsets.
+template <class R>
+KERAMORPH_INLINE Group<R> load_group(const R* from, const std::int32_t* offset) {
+  const auto two = [&](int g) __attribute__((always_inline)) {
+    return join(load<Four<R>>(from + offset[g]), load<Four<R>>(from + offset[g + 1]), std::make_index_sequence<8>{});
+  };
+  if constexpr (group<R> == 4) {
+    return join(two(0), two(2), std::make_index_sequence<16>{});
+  } else {
+    return two(0);
+  }
+}
+
+// Three channels of each position closed up, and behind them some that do not count.
+template <class V, std::size_t... k>
+KERAMORPH_INLINE V close_up(V of_four, std::index_sequence<k...>) {
+  constexpr int used = static_cast<int>(sizeof...(k)) / 4 * 3;
+  return __builtin_shufflevector(of_four, of_four, (int(k) < used ? int(k) / 3 * 4 + int(k) % 3 : 3)...);
+}
+
 template <class R>
 KERAMORPH_INLINE R add_up(Four<R> v) {
   return (v[0] + v[1]) + (v[2] + v[3]);

@@ -138,6 +138,23 @@ KERAMORPH_INLINE void write_channels(const Output& to, const R* coordinates, std
   }
 }
 
+// Three channels inside the image, a group of positions at a time. A group reads and writes a little too much: what is the
+// next position's, so that the last group of a row must be left out. Gradients are not worth it: they wait for memory.
+template <class T, class R, int D, int order>
+KERAMORPH_INLINE void do_groups(const Sampler<T, R, D, order>& sampler, const Output& to, const R* coordinates,
+                                const Position<R, D>& position, std::int64_t batch, const std::int32_t* offset,
+                                std::int64_t first, int count) {
+  alignas(64) R fraction[D][lanes];
+  for (int d = 0; d < D; ++d) store(fraction[d], position.fraction[d]);
+  for (int l = 0; l < count; l += group<R>) {
+    const R* at[D];
+    for (int d = 0; d < D; ++d) at[d] = fraction[d] + l;
+    Group<R> value = close_up(sampler.read_group_inside(batch, at, offset + l), std::make_index_sequence<4 * group<R>>{});
+    if (to.plus_coordinates) value += load<Group<R>>(coordinates + 3 * (first + l));
+    store(static_cast<T*>(to.values) + 3 * (first + l), value);
+  }
+}
+
 template <Purpose purpose, class T, class R, int D, int order>
 inline void do_channels(const Sampler<T, R, D, order>& sampler, bool smooth, const Output& to, const R* coordinates,
                         const Rows<D>& rows, std::int64_t number) {
@@ -151,7 +168,15 @@ inline void do_channels(const Sampler<T, R, D, order>& sampler, bool smooth, con
     const bool inside = sampler.find_inside(position, offset) && !(derivative && smooth);
     Taps<D, order> taps;
     if (!inside) find_taps<R, D, order>(position, sampler.lattice(), taps);
-    for (int l = 0; l < count; ++l) {
+    int done = 0;
+    if constexpr (purpose == Purpose::values && order == 1 && std::is_same_v<T, R> && (group<R> > 1)) {
+      const bool last = first + count == row.first + row.count;
+      if (channels == 3 && inside) {
+        done = (count - last) / group<R> * group<R>;
+        do_groups(sampler, to, coordinates, position, row.batch, offset, first, done);
+      }
+    }
+    for (int l = done; l < count; ++l) {
       R total[D] = {};
       for (int channel = 0; channel < channels; channel += 4) {
         Four<R> slope[D] = {};

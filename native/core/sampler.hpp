@@ -91,6 +91,21 @@ class Sampler {
     return blend_linear<D, derivative>(fraction, fetch, slope);
   }
 
+  // The values of a group of positions: `fraction` of each axis and `offset` start at its first one.
+  KERAMORPH_INLINE Group<R> read_group_inside(std::int64_t batch, const R* const (&fraction)[D],
+                                              const std::int32_t* offset) const {
+    const T* image = image_ + batch * elements_;
+    Group<R> each[D], unused[D];
+    for (int d = 0; d < D; ++d) each[d] = repeat(fraction[d], std::make_index_sequence<4 * group<R>>{});
+    const auto fetch = [&](int row, Group<R>& a, Group<R>& b) __attribute__((always_inline)) {
+      std::int64_t place = 0;
+      for (int d = 0; d < D - 1; ++d) place += ((row >> (D - 2 - d)) & 1) * std::int64_t{lattice_.stride[d]};
+      a = load_group(image + place, offset);
+      b = load_group(image + place + lattice_.channels, offset);
+    };
+    return blend_linear<D, false>(each, fetch, unused);
+  }
+
   // Ask for what the neighbouring row of positions will read one plane further on: this hides most of the latency.
   KERAMORPH_INLINE void fetch_ahead(std::int64_t batch, const Position<R, D>& position) const {
     if constexpr (order == 1 && D > 1) {
