@@ -24,6 +24,7 @@ from jax.interpreters import batching, mlir
 
 from keramorph._typing import Array, Boundary
 from keramorph.backend import native, portable
+from keramorph.backend.comparison import Comparison
 from keramorph.backend.rule import Rule
 
 _MAX_ELEMENTS = 2**30 - 64
@@ -78,6 +79,12 @@ def fit_filter(array: Any) -> bool:
     return 3 <= len(array.shape) <= 5 and float_type and _filled(array.shape) and available()
 
 
+def fit_pair(fixed: Any, moved: Any, comparison: Comparison) -> bool:
+    """Whether a kernel can compare such images."""
+    alike = fixed.shape == moved.shape and fixed.dtype == moved.dtype
+    return alike and comparison.has_kernel(len(moved.shape) - 2) and fit_filter(moved)
+
+
 def readable(image: Array, coordinates: Array, order: int) -> Array:
     """Return the image in the data type in which a kernel reads it."""
     return image.astype(native.reading_type(image.dtype.name, coordinates.dtype.name, order))
@@ -124,6 +131,27 @@ def gaussian(array: Array, sigma: tuple[float, ...]) -> Array:
     return _gaussian.bind(array, sigma=sigma)[0]
 
 
+def compare(fixed: Array, moved: Array, comparison: Comparison, portably: Callable) -> Array:
+    """Bind the comparison of two images of one shape."""
+    return _compare.bind(fixed, moved, comparison=comparison, portably=portably)[0]
+
+
+def compare_with_derivative(
+    fixed: Array, moved: Array, comparison: Comparison, portably: Callable
+) -> tuple[Array, Array]:
+    """Bind the kernel that gives the values and their derivative to the moved image at once."""
+    values, derivative = _compare_with_derivative.bind(fixed, moved, comparison=comparison, portably=portably)
+    return values, derivative
+
+
+def compare_with_derivative_portably(
+    xp: Any, fixed: Array, moved: Array, comparison: Comparison, portably: Callable
+) -> tuple[Array, Array]:
+    """The same by the formula. Each value depends on its own images alone, so that one sweep gives all derivatives."""
+    values, pull = jax.vjp(partial(portably, fixed), moved)
+    return values, pull(jnp.ones_like(values))[0]
+
+
 def _filled(shape: tuple) -> bool:
     """Whether all sizes are known, and none is zero."""
     return all(isinstance(n, int) and n > 0 for n in shape)
@@ -141,6 +169,12 @@ def _options(rule: Rule, image: Any) -> dict[str, Any]:
         "relative": rule.relative,
         "smooth": rule.gradient == "smooth",
     }
+
+
+def _terms(comparison: Comparison) -> dict[str, Any]:
+    measure, extent, dilation, variant = comparison.numbers
+    numbers = {"measure": measure, "extent": extent, "dilation": dilation}
+    return {"terms": {name: np.int64(number) for name, number in numbers.items()} | {"variant": variant}}
 
 
 def _boundary(boundary: Boundary) -> np.int64:
@@ -310,7 +344,19 @@ _gaussian = _make_primitive(
     portable.gaussian,
     lambda array, sigma: {"sigma": np.asarray(sigma, dtype=np.float64)},
 )
+_compare = _make_primitive(
+    "compare",
+    lambda fixed, moved, **_: [(moved.shape[:1], moved.dtype)],
+    lambda xp, fixed, moved, comparison, portably: portably(fixed, moved),
+    lambda fixed, moved, comparison, portably: _terms(comparison),
+)
+_compare_with_derivative = _make_primitive(
+    "compare_with_derivative",
+    lambda fixed, moved, **_: [(moved.shape[:1], moved.dtype), (moved.shape, moved.dtype)],
+    compare_with_derivative_portably,
+    lambda fixed, moved, comparison, portably: _terms(comparison),
+)
 _NAMES = (
     "sample", "sample_with_derivative", "pull_back", "splat",
-    "prefilter", "prefilter_adjoint", "window_sum", "gaussian",
+    "prefilter", "prefilter_adjoint", "window_sum", "gaussian", "compare", "compare_with_derivative",
 )  # fmt: skip

@@ -20,7 +20,7 @@ from keramorph._typing import Boundary
 from keramorph.backend.rule import Rule
 from keramorph.errors import OptionError
 
-STAMP = "1"
+STAMP = "2"
 """Changes with what the extension is told and tells: an extension with another one was built from other sources.
 
 CMake reads this line. Change it with `native/bindings/python.cpp`, `native/core/types.hpp` or `functions.inc`.
@@ -28,6 +28,9 @@ CMake reads this line. Change it with `native/bindings/python.cpp`, `native/core
 
 BOUNDARIES: tuple[str, ...] = get_args(Boundary)
 """The position of a boundary's name is its number in the extension."""
+
+MAX_ELEMENTS = 2**30 - 64
+"""Of an array that a kernel can count; `max_elements` in `native/core/types.hpp`."""
 
 RECYCLED = 1 << 20
 """Outputs of this many bytes and more come from the extension's pool: fresh memory costs more than most kernels."""

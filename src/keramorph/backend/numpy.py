@@ -27,9 +27,6 @@ _BLOCK = 1 << 14
 _SMALL = 1 << 16
 """Positions up to which threads cost more than they save: they wait for one another between NumPy's short calls."""
 
-_NOISY_SQUARE = 2
-"""Number of the form of correlation in `native/core/functions.inc` that the solver uses."""
-
 _name_of = lru_cache(maxsize=None)(lambda dtype: dtype.name)  # NumPy spells the name out anew at each question
 
 
@@ -143,7 +140,7 @@ class NumpyEngine(Engine):
         similarity = np.empty(len(moved), np.float64)
         derivative, curvature = (_empty(moved.shape, moved.dtype) for _ in range(2))
         images = (_lay_out(array) for array in (fixed, moved, weight))
-        _kernels().lncc(plan, size, _NOISY_SQUARE, floor, least, *images, similarity, derivative, curvature)
+        _kernels().lncc(plan, size, floor, least, *images, similarity, derivative, curvature)
         return similarity.astype(moved.dtype), derivative, curvature
 
     def _to_coefficients(self, image: Array, rule: Rule) -> Array:

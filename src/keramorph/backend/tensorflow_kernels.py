@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from keramorph._typing import Array, Boundary
 from keramorph.backend import native, portable
+from keramorph.backend.comparison import Comparison
 from keramorph.backend.rule import Rule
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -69,6 +70,17 @@ def fit_filter(array: Any) -> bool:
     )
 
 
+def fit_pair(fixed: Any, moved: Any, comparison: Comparison) -> bool:
+    """Whether the ops can compare such images, here."""
+    return (
+        fixed.dtype == moved.dtype
+        and fixed.shape.is_compatible_with(moved.shape)
+        and fit_filter(fixed)
+        and fit_filter(moved)
+        and comparison.has_kernel(moved.shape.rank - 2)
+    )
+
+
 def sample(image: Array, coordinates: Array, rule: Rule, plus: bool = False) -> Array:
     """Values of the image; with `plus` the coordinates, of its data type, are added."""
     lifted = _readable(image, coordinates, rule.order)
@@ -117,6 +129,26 @@ def window_sum(array: Array, size: tuple[int, ...]) -> Array:
 def gaussian(array: Array, sigma: tuple[float, ...]) -> Array:
     """Gaussian smoothing."""
     return ops().keramorph_gaussian(array, width=[_bits_of(s) for s in sigma])
+
+
+def compare(fixed: Array, moved: Array, comparison: Comparison) -> Array:
+    """Values of a comparison."""
+    return ops().keramorph_compare(fixed, moved, terms=comparison.numbers)
+
+
+def compare_with_derivative(fixed: Array, moved: Array, comparison: Comparison) -> tuple[Array, Array]:
+    """Values of a comparison and their derivative to the moved image at once. The op itself passes no gradient."""
+    values, derivative = ops().keramorph_compare_with_derivative(fixed, moved, terms=comparison.numbers)
+    return values, derivative
+
+
+def is_recorded(tensor: Array) -> bool:
+    """Whether a tape watches the tensor, here."""
+    try:
+        from tensorflow.python.eager import record
+    except ImportError:  # it is no public name, and may move
+        return True
+    return bool(record.should_record_backprop([tensor]))
 
 
 def _readable(image: Array, coordinates: Array, order: int) -> Array:

@@ -6,7 +6,7 @@ its graph. Everything else, GPUs, meta tensors and subclasses, computes the port
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 
 from keramorph._typing import Array
 from keramorph.backend import native, portable
+from keramorph.backend.comparison import Comparison
 from keramorph.backend.engine import Engine
 from keramorph.backend.namespace import Namespace
 from keramorph.backend.native import fields_of
@@ -134,6 +135,21 @@ class TorchEngine(Engine):
     def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
         return _apply(_SelfAdjoint, array, "gaussian", sigma)
 
+    def compare(
+        self, fixed: Array, moved: Array, comparison: Comparison, *, portably: Callable[[Array, Array], Array]
+    ) -> Array:
+        """Values of `Engine.compare`, which come with a derivative only where one is asked for."""
+        if not _can_compare(fixed, moved, comparison):
+            return portably(fixed, moved)
+        if not (_is_differentiated(fixed, moved) or _is_transformed()):
+            return _operations.compare(fixed, moved, *comparison.numbers)
+        if not moved.requires_grad:
+            fixed, moved = moved, fixed  # every measure is symmetric
+        if fixed is moved:
+            fixed = fixed.view_as(fixed)
+        known = _operations.compare_with_derivative(fixed.detach(), moved.detach(), *comparison.numbers)
+        return _apply(_Compare, fixed, moved, *known, comparison, portably)
+
     def _to_coefficients(self, image: Array, rule: Rule) -> Array:
         if rule.order != 3:
             return image
@@ -159,6 +175,17 @@ if native.extension() is not None:
 def _has_kernel(*tensors: Array) -> bool:
     # A device with kernels of its own finds its place here: its operations are registered under the same names.
     return _operations is not None and all(t.device.type == "cpu" and type(t) in _PLAIN for t in tensors)
+
+
+def _can_compare(fixed: Array, moved: Array, comparison: Comparison) -> bool:
+    return (
+        _has_kernel(fixed, moved)
+        and moved.dtype in _FLOATS
+        and fixed.dtype == moved.dtype
+        and fixed.shape == moved.shape
+        and comparison.has_kernel(moved.ndim - 2)
+        and 0 < moved.numel() <= native.MAX_ELEMENTS
+    )
 
 
 def _is_differentiated(*tensors: Array) -> bool:
@@ -312,4 +339,58 @@ class _Prefilter(torch.autograd.Function):
         return _apply(_Prefilter, cotangent, ctx.rule, not ctx.adjoint), None, None
 
 
-_TWINS = {function: _make_twin(function) for function in (_Sample, _PullBack, _Splat, _SelfAdjoint, _Prefilter)}
+class _Compare(torch.autograd.Function):
+    """Values of a comparison that are known already, and so is their derivative to the moved image."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(fixed: Array, moved: Array, values: Array, slope: Array, *_: Any) -> Array:
+        return values.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
+        fixed, moved, _, slope, ctx.comparison, ctx.portably = inputs
+        ctx.save_for_backward(fixed, moved, slope)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Array) -> tuple:
+        fixed, moved, slope = ctx.saved_tensors
+        cotangent = cotangent.reshape(-1, *[1] * (moved.ndim - 1))
+        to_fixed = to_moved = None
+        if ctx.needs_input_grad[0]:
+            _, other = _operations.compare_with_derivative(moved.detach(), fixed.detach(), *ctx.comparison.numbers)
+            to_fixed = cotangent * _apply(_Slope, moved, fixed, other, ctx.portably)
+        if ctx.needs_input_grad[1]:
+            to_moved = cotangent * _apply(_Slope, fixed, moved, slope, ctx.portably)
+        return to_fixed, to_moved, None, None, None, None
+
+
+class _Slope(torch.autograd.Function):
+    """The derivative of a comparison to the second image, known already; its own derivative is the formula's."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(fixed: Array, moved: Array, slope: Array, portably: Callable) -> Array:
+        return slope.view_as(slope)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
+        fixed, moved, _, ctx.portably = inputs
+        ctx.save_for_backward(fixed, moved)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Array) -> tuple:
+        def derive(fixed: Array, moved: Array) -> Array:
+            values, pull = torch.func.vjp(lambda image: ctx.portably(fixed, image), moved)
+            return pull(torch.ones_like(values))[0]
+
+        _, pull = torch.func.vjp(derive, *ctx.saved_tensors)
+        return *pull(cotangent), None, None
+
+
+_TWINS = {
+    function: _make_twin(function)
+    for function in (_Sample, _PullBack, _Splat, _SelfAdjoint, _Prefilter, _Compare, _Slope)
+}

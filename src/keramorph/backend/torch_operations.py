@@ -16,8 +16,10 @@ from keramorph._typing import Array
 from keramorph.backend import native, portable
 from keramorph.backend.rule import Rule
 from keramorph.backend.spline import EDGE
+from keramorph.errors import ShapeError
 
 _RULE = "int order, str boundary, float fill_value, bool relative, str gradient"
+_TERMS = "int measure, int extent, int dilation, bool variant"
 _SCHEMAS = {
     "sample": f"(Tensor image, Tensor coordinates, bool plus, {_RULE}) -> Tensor",
     "sample_with_derivative": f"(Tensor image, Tensor coordinates, {_RULE}) -> (Tensor, Tensor)",
@@ -26,6 +28,8 @@ _SCHEMAS = {
     "window_sum": "(Tensor array, SymInt[] size) -> Tensor",
     "gaussian": "(Tensor array, float[] sigma) -> Tensor",
     "prefilter": "(Tensor array, str boundary, bool adjoint) -> Tensor",
+    "compare": f"(Tensor fixed, Tensor moved, {_TERMS}) -> Tensor",
+    "compare_with_derivative": f"(Tensor fixed, Tensor moved, {_TERMS}) -> (Tensor, Tensor)",
 }
 _NAMES = {
     getattr(torch, name): name
@@ -100,6 +104,29 @@ def _prefilter(array: Array, boundary: str, adjoint: bool) -> Array:
     return result
 
 
+def _compare(fixed: Array, moved: Array, *terms: Any) -> Array:
+    return _fill_values(fixed, moved, terms, None)
+
+
+def _compare_with_derivative(fixed: Array, moved: Array, *terms: Any) -> tuple[Array, Array]:
+    derivative = _empty(moved.shape, moved.dtype)
+    return _fill_values(fixed, moved, terms, derivative.data_ptr()), derivative
+
+
+def _fill_values(fixed: Array, moved: Array, terms: tuple, derivative: int | None) -> Array:
+    """Values of a comparison, whose formula is unknown here: the engine calls where there is a kernel alone."""
+    plan = native.plan_volume(_NAMES[moved.dtype], tuple(moved.shape))
+    if plan is None or fixed.shape != moved.shape or fixed.dtype != moved.dtype:
+        raise ShapeError(
+            "A kernel compares two images of one shape and type, of at least one and fewer than 2**30 elements. "
+            f"Received: fixed.shape={tuple(fixed.shape)}, moved.shape={tuple(moved.shape)}. "
+            "Set KERAMORPH_KERNELS=off for other ones."
+        )
+    fixed, moved, values = fixed.contiguous(), moved.contiguous(), torch.empty(len(moved), dtype=moved.dtype)
+    _kernels.compare(plan, *terms, fixed.data_ptr(), moved.data_ptr(), values.data_ptr(), derivative)
+    return values
+
+
 def _filter(kernel: Callable, primitive: Callable, array: Array, width: list) -> Array:
     plan = native.plan_volume(_NAMES[array.dtype], tuple(array.shape))
     if plan is None:
@@ -166,6 +193,14 @@ def _fake_prefilter(array: Array, boundary: str, adjoint: bool) -> Array:
     return array.new_empty(_shape_of_coefficients(array, boundary, adjoint))
 
 
+def _fake_compare(fixed: Array, moved: Array, *terms: Any) -> Array:
+    return moved.new_empty(moved.shape[:1])
+
+
+def _fake_compare_with_derivative(fixed: Array, moved: Array, *terms: Any) -> tuple[Array, Array]:
+    return moved.new_empty(moved.shape[:1]), moved.new_empty(moved.shape)
+
+
 def _fold(operation: Callable) -> Callable:
     """Rule of `vmap`: the mapped axis joins the batch, which stands first in all tensors."""
 
@@ -193,6 +228,8 @@ _FAKES = {
     "window_sum": _fake_filter,
     "gaussian": _fake_filter,
     "prefilter": _fake_prefilter,
+    "compare": _fake_compare,
+    "compare_with_derivative": _fake_compare_with_derivative,
 }
 
 
