@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Measure = Literal[
-    "squared_difference", "correlation", "local_correlation", "mutual_information", "self_similarity"
-]
+Measure = Literal["squared_difference", "correlation", "local_correlation", "mutual_information", "self_similarity"]
 _MEASURES = get_args(Measure)
 
 _MOST = 1024
