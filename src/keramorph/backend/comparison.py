@@ -8,7 +8,7 @@ from typing import Literal, get_args
 Measure = Literal["squared_difference", "correlation", "local_correlation", "mutual_information", "self_similarity"]
 _MEASURES = get_args(Measure)
 
-_MOST = 1024
+_MOST = 256
 """The greatest extent and distance for which there are kernels; `native/bindings/arguments.hpp` refuses more."""
 
 
