@@ -88,6 +88,10 @@ void place(const Scale<T>& scale, std::int64_t first, std::int64_t count, Places
   const T* values = scale.image + first * scale.step;
   const Scale<T> here = scale;
   if (here.step == 1) {
+    // So much is computed between one stretch and the next that the processor forgets to fetch it in time.
+    for (std::int64_t i = 0; i < stretch; i += 64 / static_cast<std::int64_t>(sizeof(T))) {
+      KERAMORPH_PREFETCH(values + 4 * stretch + i);
+    }
     KERAMORPH_INDEPENDENT
     for (std::int64_t i = 0; i < count; ++i) place_one(values[i], here, places.bin[i], places.rest[i]);
   } else {
@@ -141,14 +145,14 @@ void gather_counts(const Layout& layout, const Scale<T>& fixed, const Scale<T>& 
   Places<T> at_f, at_m;
   double weights[4 * stretch];
   for (std::int64_t i = 0; i < 2 * layout.copy; ++i) counts[i] = 0;
-  const std::int64_t row = layout.row;
+  const std::int64_t row = layout.row, copy = layout.copy, to_f = layout.to_f, to_m = layout.to_m;
   for (; first < last; first += stretch) {
     const std::int64_t count = least(stretch, last - first);
     place(fixed, first, count, at_f);
     place(moved, first, count, at_m);
     weigh_all(at_f.rest, count, weights);
     for (std::int64_t i = 0; i < count; ++i) {
-      double* to = counts + (i & 1) * layout.copy + at_f.bin[i] * layout.to_f + at_m.bin[i] * layout.to_m;
+      double* to = counts + (i & 1) * copy + at_f.bin[i] * to_f + at_m.bin[i] * to_m;
       const Four<double> weight = weigh(static_cast<double>(at_m.rest[i]));
       for (std::int64_t a = 0; a < 4; ++a) {
         store_four(to + a * row, load_four(to + a * row) + weight * weights[a * stretch + i]);
