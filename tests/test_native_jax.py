@@ -201,19 +201,12 @@ def test_vmap_of_a_comparison_and_of_its_gradient_folds_into_the_batch():
         assert count_calls(mapped, fixed, moved) == [0, 1]
 
 
-def test_a_comparison_is_differentiated_forward_and_over_a_gradient():
+def test_a_comparison_is_differentiated_forwards():
     import jax
 
     images, changes = pair(), pair()[::-1]
-    weigh = lambda function: lambda *arrays: (function(*arrays) * np.array([1, -3], "float32")).sum()  # noqa: E731
-    for one, other in zip(*(jax.jvp(f, images, changes) for f in (total, weigh(formula))), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5)
-    over = [
-        jax.jit(lambda images, f=f: jax.jvp(jax.grad(f, (0, 1)), images, changes)[1])(images)
-        for f in (total, weigh(formula))
-    ]
-    for one, other in zip(*over, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
+    for one, other in zip(*(jax.jvp(f, images, changes) for f in (compare, formula)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_a_comparison_inside_a_loop_and_a_checkpoint_is_still_a_call():

@@ -167,8 +167,8 @@ def formula(fixed, moved):
     return FORMULA(backend.use("tensorflow").xp, fixed, moved)
 
 
-def compare(fixed, moved, portably=formula):
-    return backend.use("tensorflow").compare(fixed, moved, COMPARISON, portably=portably)
+def compare(fixed, moved):
+    return backend.use("tensorflow").compare(fixed, moved, COMPARISON, portably=formula)
 
 
 def draw_pair():

@@ -211,7 +211,7 @@ def _compare(fixed: Array, moved: Array, comparison: Comparison, portably: Calla
     return _compute_compare(fixed, moved, comparison, portably)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _compare_with_derivative(
     fixed: Array, moved: Array, comparison: Comparison, portably: Callable
 ) -> tuple[Array, Array]:
@@ -272,17 +272,18 @@ def _contract(derivative: Array, tangent: Array) -> Array:
     return jnp.sum(derivative * tangent, axis=tuple(range(1, derivative.ndim)))
 
 
-@_compare_with_derivative.defjvp
-def _compare_with_derivative_forward(
-    comparison: Comparison, portably: Callable, primals: tuple, tangents: tuple
+# Backwards: formulae hold rules of their own that JAX cannot differentiate forwards.
+def _compare_with_derivative_backward(
+    comparison: Comparison, portably: Callable, images: tuple, cotangents: tuple
 ) -> tuple:
-    def formula(fixed: Array, moved: Array) -> tuple[Array, Array]:
-        return kernels.compare_with_derivative_portably(xp, fixed, moved, comparison, portably)
-
-    _, change = jax.jvp(formula, primals, tangents)
-    return _compare_with_derivative(*primals, comparison, portably), change
+    _, pull = jax.vjp(lambda *pair: kernels.compare_with_derivative_portably(xp, *pair, comparison, portably), *images)
+    return pull(cotangents)
 
 
+_compare_with_derivative.defvjp(
+    lambda f, m, comparison, portably: (_compare_with_derivative(f, m, comparison, portably), (f, m)),
+    _compare_with_derivative_backward,
+)
 _sample.defvjp(lambda x, u, rule: (_sample(x, u, rule), (x, u)), _sample_backward)
 _compose.defvjp(lambda u, v: (_compose(u, v), (u, v)), _compose_backward)
 _splat.defvjp(lambda x, u, shape, rule: (_splat(x, u, shape, rule), (x, u)), _splat_backward)
