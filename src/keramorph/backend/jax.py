@@ -276,7 +276,10 @@ def _contract(derivative: Array, tangent: Array) -> Array:
 def _compare_with_derivative_backward(
     comparison: Comparison, portably: Callable, images: tuple, cotangents: tuple
 ) -> tuple:
-    _, pull = jax.vjp(lambda *pair: kernels.compare_with_derivative_portably(xp, *pair, comparison, portably), *images)
+    def formula(fixed: Array, moved: Array) -> tuple[Array, Array]:
+        return kernels.compare_with_derivative_portably(xp, fixed, moved, comparison, portably)
+
+    _, pull = jax.vjp(formula, *images)
     return pull(cotangents)
 
 

@@ -27,10 +27,6 @@ from keramorph.backend import native, portable
 from keramorph.backend.comparison import Comparison
 from keramorph.backend.rule import Rule
 
-_MAX_ELEMENTS = 2**30 - 64
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
-_COPIED = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
-
 
 def available() -> bool:
     """Whether the kernels are built, turned on, and known to this process' XLA."""
@@ -46,31 +42,22 @@ _registered: bool | None = None
 
 def fit(image: Any, coordinates: Any, rule: Rule) -> bool:
     """Whether a kernel can sample such arrays (or splat onto such an image), as far as their types and axes tell."""
-    ndim = len(image.shape) - 2
-    return (
-        1 <= ndim <= 3
-        and coordinates.dtype.name in ("float32", "float64")
-        and image.dtype.name in _FLOATS + _COPIED
-        and len(coordinates.shape) >= 2
-        and (not rule.relative or len(coordinates.shape) == len(image.shape))
-        and _filled(image.shape)
-        and _filled(coordinates.shape)
-        and coordinates.shape[-1] == ndim
-        and coordinates.shape[0] == image.shape[0]
-        and available()
-    )
+    known = _filled(image.shape) and _filled(coordinates.shape)
+    types = (image.dtype.name, coordinates.dtype.name)
+    shapes = (tuple(image.shape), tuple(coordinates.shape))
+    return known and native.go_together(types, shapes, rule.relative) and available()
 
 
 def fit_derivative(image: Any, coordinates: Any, rule: Rule) -> bool:
     """Whether a kernel can differentiate such a sample."""
-    return rule.order != 0 and image.dtype.name in _FLOATS and fit(image, coordinates, rule)
+    return rule.order != 0 and image.dtype.name in native.FLOATS and fit(image, coordinates, rule)
 
 
 def fit_splat(values: Any, coordinates: Any, shape: tuple, rule: Rule) -> bool:
     """Whether a kernel can splat such values onto an image of this shape."""
     image = jax.ShapeDtypeStruct((values.shape[0], *shape, values.shape[-1]), values.dtype)
     in_step = values.shape[:-1] == coordinates.shape[:-1]
-    return in_step and image.dtype.name in _FLOATS and fit(image, coordinates, rule)
+    return in_step and image.dtype.name in native.FLOATS and fit(image, coordinates, rule)
 
 
 def fit_filter(array: Any) -> bool:
@@ -225,7 +212,7 @@ def _can_call(ctx: Any) -> bool:
     if getattr(getattr(ctx.module_context, "lowering_parameters", None), "for_export", False):
         return False
     shapes = [aval.shape for aval in (*ctx.avals_in, *ctx.avals_out)]
-    return all(_filled(shape) and np.prod(shape, dtype=np.float64) <= _MAX_ELEMENTS for shape in shapes)
+    return all(_filled(shape) and native.is_countable(shape) for shape in shapes)
 
 
 def _split_over_batch(ctx: Any) -> dict[str, Any]:
@@ -289,9 +276,8 @@ def _values_and_derivative(image: Any, coordinates: Any, **_: Any) -> list:
     return [*_values(image, coordinates), (derivative, coordinates.dtype)]
 
 
-def _lengthened(image: Any, boundary: Boundary, sign: int = 1) -> list:
-    edge = 2 * sign * portable.EDGE if boundary == "nearest" else 0
-    return [((image.shape[0], *(n + edge for n in image.shape[1:-1]), image.shape[-1]), image.dtype)]
+def _lengthened(image: Any, boundary: Boundary, adjoint: bool = False) -> list:
+    return [(native.shape_of_coefficients(image.shape, boundary, adjoint=adjoint), image.dtype)]
 
 
 def _sample_portably(xp: Any, image: Array, coordinates: Array, rule: Rule, plus: bool) -> Array:
@@ -328,7 +314,7 @@ _prefilter = _make_primitive(
 )
 _prefilter_adjoint = _make_primitive(
     "prefilter_adjoint",
-    partial(_lengthened, sign=-1),
+    partial(_lengthened, adjoint=True),
     portable.prefilter_adjoint,
     lambda coefficients, boundary: {"boundary": _boundary(boundary)},
 )

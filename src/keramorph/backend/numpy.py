@@ -19,7 +19,6 @@ from keramorph.backend.engine import Engine
 from keramorph.backend.namespace import Namespace
 from keramorph.backend.native import threads
 from keramorph.backend.rule import Rule
-from keramorph.backend.spline import EDGE
 
 _BLOCK = 1 << 14
 """Positions worked on at a time: a dozen float32 temporaries of this size stay in a core's second-level cache."""
@@ -150,15 +149,13 @@ class NumpyEngine(Engine):
         plan = _plan_volume(array)
         if plan is None:
             return super()._to_coefficients(image, rule)
-        edge = EDGE if rule.boundary == "nearest" else 0
-        shape = (array.shape[0], *(n + 2 * edge for n in array.shape[1:-1]), array.shape[-1])
+        shape = native.shape_of_coefficients(array.shape, rule.boundary)
         return self._prefilter(plan, array, shape, rule, adjoint=False)
 
     def _from_coefficients(self, coefficients: Array, rule: Rule) -> Array:
         if rule.order != 3:
             return coefficients
-        edge = EDGE if rule.boundary == "nearest" else 0
-        shape = (coefficients.shape[0], *(n - 2 * edge for n in coefficients.shape[1:-1]), coefficients.shape[-1])
+        shape = native.shape_of_coefficients(coefficients.shape, rule.boundary, adjoint=True)
         plan = _plan_volume(coefficients, shape)
         if plan is None:
             return super()._from_coefficients(coefficients, rule)

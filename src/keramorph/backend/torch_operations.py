@@ -15,7 +15,6 @@ import torch
 from keramorph._typing import Array
 from keramorph.backend import native, portable
 from keramorph.backend.rule import Rule
-from keramorph.backend.spline import EDGE
 from keramorph.backend.torch_namespace import DTYPES, NAMES, xp
 from keramorph.errors import ShapeError
 
@@ -87,7 +86,7 @@ def _gaussian(array: Array, sigma: list[float]) -> Array:
 
 
 def _prefilter(array: Array, boundary: str, adjoint: bool) -> Array:
-    grown = _shape_of_coefficients(array, boundary, adjoint)
+    grown = native.shape_of_coefficients(array.shape, boundary, adjoint=adjoint)
     plan = native.plan_volume(NAMES[array.dtype], grown if adjoint else tuple(array.shape))
     if plan is None:
         function = portable.from_coefficients if adjoint else portable.to_coefficients
@@ -150,11 +149,6 @@ def _empty(shape: tuple, dtype: torch.dtype) -> Array:
     return torch.frombuffer(_kernels.Memory(size), dtype=dtype, count=count).view(shape)
 
 
-def _shape_of_coefficients(array: Array, boundary: str, adjoint: bool) -> tuple:
-    change = 0 if boundary != "nearest" else -2 * EDGE if adjoint else 2 * EDGE
-    return (array.shape[0], *(n + change for n in array.shape[1:-1]), array.shape[-1])
-
-
 def _fake_sample(image: Array, coordinates: Array, plus: bool, *rule: Any) -> Array:
     return image.new_empty((*coordinates.shape[:-1], image.shape[-1]))
 
@@ -177,7 +171,7 @@ def _fake_filter(array: Array, width: list) -> Array:
 
 
 def _fake_prefilter(array: Array, boundary: str, adjoint: bool) -> Array:
-    return array.new_empty(_shape_of_coefficients(array, boundary, adjoint))
+    return array.new_empty(native.shape_of_coefficients(array.shape, boundary, adjoint=adjoint))
 
 
 def _fake_compare(fixed: Array, moved: Array, *terms: Any) -> Array:
