@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keramorph import losses
+from differentiate import second_gradient
+from keramorph import backend, losses
 
 SIMILARITIES = [
     losses.MSE(),
@@ -61,6 +62,16 @@ def test_values_are_those_of_the_samples_and_weights_weigh_them(loss):
     np.testing.assert_allclose(to_numpy(loss(*arguments)), values.mean(), rtol=1e-5)
     weights = np.array([1.0, 0.0, 3.0], "float32")
     np.testing.assert_allclose(to_numpy(loss(*arguments, weights)), (values * weights).sum() / 3, rtol=1e-5)
+
+
+@each_loss([losses.NCC(), losses.LNCC(3), losses.MutualInformation(8), losses.MINDSSC(radius=0, dilation=1)])
+def test_second_derivatives_are_those_of_the_formula(loss, monkeypatch):
+    fixed, moved = (draw((2, 5, 6, 1), seed).astype("float64") for seed in (0, 1))
+    name = keras.backend.backend()
+    found = second_gradient(name, loss.call, moved, fixed)
+    monkeypatch.setattr(type(backend.use(name)), "compare", backend.Engine.compare)
+    expected = second_gradient(name, lambda m, f: loss.call(m, f), moved, fixed)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
 
 
 @each_loss(REGULARIZERS)

@@ -1,6 +1,7 @@
 """JAX with the kernels: what becomes a call to one, and where the portable form must stand instead."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from keramorph import ops
+from keramorph import backend, ops
 from keramorph.backend import native
+from plain_measures import MEASURES
 
 SHAPE = (5, 6, 7)
 
@@ -131,3 +133,93 @@ np.testing.assert_allclose(in_map(*parts), ops.warp(image, field), atol=1e-6)
 def test_an_array_sharded_over_its_batch_is_not_gathered():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", SHARDED], env=os.environ | flags, check=True)
+
+
+BOTH = "keramorph_compare_with_derivative"
+COMPARISON, FORMULA = MEASURES["ncc"]
+
+
+def formula(fixed, moved):
+    return FORMULA(backend.use("jax").xp, fixed, moved)
+
+
+def compare(fixed, moved):
+    return backend.use("jax").compare(fixed, moved, COMPARISON, portably=formula)
+
+
+def total(fixed, moved):
+    return (compare(fixed, moved) * np.array([1, -3], "float32")).sum()
+
+
+def pair():
+    rng = np.random.default_rng(0)
+    fixed = rng.normal(size=(2, 9, 8, 3)).astype("float32")
+    return fixed, (0.6 * fixed + rng.normal(size=fixed.shape)).astype("float32")
+
+
+def count_calls(function, *arguments):
+    import jax
+
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    return [len(re.findall(f'custom_call_target="{name}"', text)) for name in ("keramorph_compare", BOTH)]
+
+
+def test_each_gradient_of_a_comparison_costs_one_call_and_none_costs_the_value_alone():
+    import jax
+
+    assert count_calls(compare, *pair()) == [1, 0]
+    for which in (0, 1):
+        assert count_calls(jax.value_and_grad(total, which), *pair()) == [0, 1]
+    assert count_calls(jax.value_and_grad(total, (0, 1)), *pair()) == [0, 2]
+
+
+def test_a_comparison_elsewhere_and_an_exported_one_are_the_formula():
+    import jax
+
+    function = jax.jit(jax.value_and_grad(total, (0, 1)))
+    text = function.trace(*pair()).lower(lowering_platforms=("cuda",)).as_text()
+    assert "keramorph_" not in text
+    exported = jax.export.export(function)(*pair())
+    assert "custom_call @keramorph_" not in exported.mlir_module()
+    found = jax.export.deserialize(exported.serialize()).call(*pair())
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(function(*pair())), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
+
+
+def test_vmap_of_a_comparison_and_of_its_gradient_folds_into_the_batch():
+    import jax
+
+    fixed, moved = pair()
+    one = lambda f, m: compare(f[None], m[None])[0]  # noqa: E731
+    np.testing.assert_allclose(jax.vmap(one)(fixed, moved), formula(fixed, moved), rtol=1e-5)
+    shared = jax.vmap(one, in_axes=(None, 0))(fixed[0], moved)
+    np.testing.assert_allclose(shared, formula(np.repeat(fixed[:1], 2, 0), moved), rtol=1e-5)
+    for which in (0, 1):
+        mapped = jax.vmap(jax.grad(one, which))
+        expected = jax.jit(jax.grad(lambda *images: formula(*images).sum(), which))(fixed, moved)
+        np.testing.assert_allclose(mapped(fixed, moved), expected, rtol=1e-4, atol=1e-7)
+        assert count_calls(mapped, fixed, moved) == [0, 1]
+
+
+def test_a_comparison_is_differentiated_forwards():
+    import jax
+
+    images, changes = pair(), pair()[::-1]
+    for one, other in zip(*(jax.jvp(f, images, changes) for f in (compare, formula)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_comparison_inside_a_loop_and_a_checkpoint_is_still_a_call():
+    import jax
+
+    fixed, moved = pair()
+
+    @jax.checkpoint
+    def step(image, _):
+        return image - 0.1 * jax.grad(total, 1)(fixed, image), compare(fixed, image)
+
+    def descend(image):
+        return jax.lax.scan(step, image, None, length=3)[1].sum()
+
+    assert np.isfinite(jax.jit(jax.grad(descend))(moved)).all()
+    assert count_calls(lambda image: jax.lax.scan(step, image, None, length=3)[1], moved)[1] > 0

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.candidates.candidate import Arrays, Candidate, Offer, each_number, export_last
 from benchmarks.plan import FORWARD, TO_BOTH, TO_FIELD, Task
 from keramorph import backend
-from keramorph.backend import Rule
+from keramorph.backend import Comparison, Rule
 from keramorph.backend.native import extension
 
 _TYPES = {"float16": 0, "float32": 2, "float64": 3}
@@ -90,6 +90,29 @@ def build_gaussian(task: Task, arrays: Arrays) -> Candidate:
     return Candidate(each_number(task, make), export_last)
 
 
+def build_lncc(task: Task, arrays: Arrays) -> Candidate:
+    """Value and derivative in one pass; the sign of a loss is put in front where they are compared with others'."""
+    fixed, moved = arrays["fixed"], arrays["moved"]
+    volume = native.Volume(_TYPES["float32"], list(moved.shape))
+    values, derivative = np.zeros(len(moved), "float32"), np.zeros_like(moved)
+
+    def make(size: int) -> Callable[[], tuple]:
+        terms = Comparison("local_correlation", size, variant=True).numbers
+
+        def run() -> tuple:
+            native.compare(volume, *terms, fixed, moved, values, derivative)
+            return values, derivative
+
+        return run
+
+    return Candidate(each_number(task, make), _export_negative)
+
+
+def _export_negative(results: tuple) -> list[np.ndarray]:
+    values, derivative = export_last(results)
+    return [-values.mean(), -derivative]
+
+
 def build_exponentiate(task: Task, arrays: Arrays) -> Candidate:
     field = arrays["field"]
     if native is None:
@@ -118,5 +141,5 @@ BARE: dict[str, list[Offer]] = {
     "warp": [Offer("bare kernel", build_warp, NOTE)],
     "gaussian": [Offer("bare kernel", build_gaussian, NOTE)],
     "exponentiate": [Offer("bare kernel", build_exponentiate, NOTE)],
-    "lncc": [],
+    "lncc": [Offer("bare kernel", build_lncc, NOTE)] if native else [],
 }

@@ -92,4 +92,25 @@ inline const char* describe_volume(Sizes array, Type type, Volume* volume) {
   return nullptr;
 }
 
+// How two images are compared, as plain numbers under the names that the Python side passes.
+struct Terms {
+  std::int64_t measure, extent, dilation;
+  bool variant;
+};
+
+inline const char* describe_comparison(const Terms& terms, const Volume& volume, Comparison* comparison) {
+  if (terms.measure < 0 || terms.measure > static_cast<std::int64_t>(Measure::self_similarity))
+    return "a known measure";
+  // Histograms with more bins are larger than most images, and wider windows hold more than those.
+  constexpr std::int64_t most = 256;
+  *comparison = {static_cast<Measure>(terms.measure), terms.extent, terms.dilation, terms.variant};
+  if (terms.extent < 0 || terms.extent > most || terms.dilation < 0 || terms.dilation > most)
+    return "windows, bins and distances of 0 to 256";
+  if (comparison->measure == Measure::local_correlation && terms.extent % 2 == 0) return "a window of odd size";
+  if (comparison->measure == Measure::mutual_information && terms.extent < 4) return "at least 4 bins";
+  if (comparison->measure == Measure::self_similarity && (terms.dilation < 1 || volume.ndim < 2))
+    return "two or more spatial axes, and neighbours at least one voxel away";
+  return nullptr;
+}
+
 }  // namespace keramorph

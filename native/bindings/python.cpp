@@ -229,10 +229,13 @@ std::optional<Data> read_optional(nb::handle array, std::int64_t count, Type typ
   return std::optional<Data>(std::in_place, array, count, type, writable);
 }
 
-void lncc(const VolumePlan& plan, const Shape& size, int form, double floor, double least, nb::handle fixed,
-          nb::handle moved, nb::handle weight, nb::handle similarity, nb::handle derivative, nb::handle curvature) {
+void* address_of(const std::optional<Data>& data) { return data ? data->get() : nullptr; }
+
+// The correlation of the solver; `compare` has the others.
+void lncc(const VolumePlan& plan, const Shape& size, double floor, double least, nb::handle fixed, nb::handle moved,
+          nb::handle weight, nb::handle similarity, nb::handle derivative, nb::handle curvature) {
+  constexpr int noisy_square = 2;
   const auto sizes = read_window(plan, size);
-  if (form < 0 || form > 2) refuse("`form` must be 0, 1 or 2");
   if (derivative.is_none() && !curvature.is_none()) refuse("a curvature comes with a derivative only");
   const Type type = plan.volume.type;
   const Data first = plan.read(fixed), second = plan.read(moved),
@@ -240,10 +243,20 @@ void lncc(const VolumePlan& plan, const Shape& size, int form, double floor, dou
   const auto weights = read_optional(weight, plan.count, type, false),
              slope = read_optional(derivative, plan.count, type, true),
              bend = read_optional(curvature, plan.count, type, true);
-  const auto address = [](const std::optional<Data>& data) { return data ? data->get() : nullptr; };
   nb::gil_scoped_release release;
-  keramorph::lncc(plan.volume, sizes.data(), form, floor, least, first.get(), second.get(), address(weights),
-                  static_cast<double*>(result.get()), address(slope), address(bend));
+  keramorph::lncc(plan.volume, sizes.data(), noisy_square, floor, least, first.get(), second.get(),
+                  address_of(weights), static_cast<double*>(result.get()), address_of(slope), address_of(bend));
+}
+
+void compare(const VolumePlan& plan, std::int64_t measure, std::int64_t extent, std::int64_t dilation, bool variant,
+             nb::handle fixed, nb::handle moved, nb::handle values, nb::handle derivative) {
+  keramorph::Comparison comparison;
+  require(describe_comparison({measure, extent, dilation, variant}, plan.volume, &comparison));
+  const Data first = plan.read(fixed), second = plan.read(moved),
+             result(values, plan.volume.batch, plan.volume.type, true);
+  const auto slope = read_optional(derivative, plan.count, plan.volume.type, true);
+  nb::gil_scoped_release release;
+  keramorph::compare(plan.volume, comparison, first.get(), second.get(), result.get(), address_of(slope));
 }
 
 int fill_buffer(PyObject* self, Py_buffer* view, int flags) {
@@ -286,6 +299,8 @@ NB_MODULE(_native, module) {
   module.def("prefilter", &prefilter);
   module.def("window_sum", &window_sum);
   module.def("gaussian", &gaussian);
-  module.def("lncc", &lncc, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-             nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none());
+  module.def("lncc", &lncc, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(),
+             nb::arg(), nb::arg().none(), nb::arg().none());
+  module.def("compare", &compare, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+             nb::arg(), nb::arg().none());
 }

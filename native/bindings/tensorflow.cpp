@@ -6,12 +6,15 @@
 // therefore happen while this library is being loaded.
 #include <cstring>
 #include <exception>
+#include <initializer_list>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../core/threads.hpp"
 #include "arguments.hpp"
 #include "tensorflow_interface.hpp"
+#include "tensorflow_shapes.hpp"
 
 namespace {
 
@@ -97,6 +100,7 @@ struct Attributes {
   bool plus = false;
   keramorph::Boundary boundary = keramorph::Boundary::nearest;
   std::vector<int64_t> width;
+  std::vector<int64_t> terms;  // of a comparison: measure, extent, dilation, variant
 };
 
 using Compute = void (*)(const Attributes&, Context*);
@@ -200,6 +204,33 @@ void gaussian(const Attributes& attributes, Context* context) {
   keramorph::gaussian(volume, sigma, array.data(), smooth.data());
 }
 
+keramorph::Comparison describe_pair(const OwnTensor& fixed, const OwnTensor& moved, const Attributes& attributes,
+                                    const Volume& volume) {
+  keramorph::Comparison comparison;
+  if (attributes.terms.size() != 4) require("four terms of a comparison");
+  const int64_t* terms = attributes.terms.data();
+  require(describe_comparison({terms[0], terms[1], terms[2], terms[3] != 0}, volume, &comparison));
+  if (fixed.shape() != moved.shape()) require("two images of one shape");
+  return comparison;
+}
+
+void compare(const Attributes& attributes, Context* context) {
+  const OwnTensor fixed = input(context, 0), moved = input(context, 1);
+  const Volume volume = describe_array(moved, moved.shape());
+  const keramorph::Comparison comparison = describe_pair(fixed, moved, attributes, volume);
+  const OwnTensor values = output(context, 0, moved.dtype(), {volume.batch});
+  keramorph::compare(volume, comparison, fixed.data(), moved.data(), values.data(), nullptr);
+}
+
+void compare_with_derivative(const Attributes& attributes, Context* context) {
+  const OwnTensor fixed = input(context, 0), moved = input(context, 1);
+  const Volume volume = describe_array(moved, moved.shape());
+  const keramorph::Comparison comparison = describe_pair(fixed, moved, attributes, volume);
+  const OwnTensor values = output(context, 0, moved.dtype(), {volume.batch});
+  const OwnTensor derivative = output(context, 1, moved.dtype(), moved.shape());
+  keramorph::compare(volume, comparison, fixed.data(), moved.data(), values.data(), derivative.data());
+}
+
 // No exception may leave what TensorFlow calls.
 template <Compute compute>
 void run(void* attributes, Context* context) {
@@ -217,18 +248,21 @@ void run(void* attributes, Context* context) {
   tf.OpKernelContext_Failure(context, status);
 }
 
-void* create_sampler(Construction* construction) {
+// Whether all of these whole numbers could be read; if not, TensorFlow knows.
+bool read_numbers(Construction* construction, std::initializer_list<std::pair<const char*, int64_t*>> numbers) {
   OwnStatus status;
-  int64_t order = 0, boundary = 0, fill = 0, bits = 0, relative = 0, smooth = 0, plus = 0;
-  const auto read = [&](const char* name, int64_t* value) {
+  for (const auto& [name, value] : numbers) {
     if (status.good()) tf.OpKernelConstruction_GetAttrInt64(construction, name, value, status);
-  };
-  read("order", &order), read("boundary", &boundary), read("fill", &fill), read("fill_bits", &bits);
-  read("relative", &relative), read("smooth", &smooth), read("plus", &plus);
-  if (!status.good()) {
-    tf.OpKernelConstruction_Failure(construction, status);
-    return nullptr;
   }
+  if (!status.good()) tf.OpKernelConstruction_Failure(construction, status);
+  return status.good();
+}
+
+void* create_sampler(Construction* construction) {
+  int64_t order = 0, boundary = 0, fill = 0, bits = 0, relative = 0, smooth = 0, plus = 0;
+  if (!read_numbers(construction, {{"order", &order}, {"boundary", &boundary}, {"fill", &fill}, {"fill_bits", &bits},
+                                   {"relative", &relative}, {"smooth", &smooth}, {"plus", &plus}}))
+    return nullptr;
   auto* attributes = new Attributes;
   attributes->options = {order, boundary, bits, std::bit_cast<double>(fill), relative != 0, smooth != 0};
   attributes->plus = plus != 0;
@@ -236,78 +270,34 @@ void* create_sampler(Construction* construction) {
 }
 
 void* create_prefilter(Construction* construction) {
-  OwnStatus status;
   int64_t boundary = 0;
-  tf.OpKernelConstruction_GetAttrInt64(construction, "boundary", &boundary, status);
-  if (!status.good()) {
-    tf.OpKernelConstruction_Failure(construction, status);
-    return nullptr;
-  }
+  if (!read_numbers(construction, {{"boundary", &boundary}})) return nullptr;
   auto* attributes = new Attributes;
   attributes->boundary = static_cast<keramorph::Boundary>(boundary);
   return attributes;
 }
 
-void* create_filter(Construction* construction) {
+// A list of whole numbers; its length is checked when the op runs.
+void* read_list(Construction* construction, const char* name, std::vector<int64_t> Attributes::* member) {
   OwnStatus status;
   std::int32_t count = 0, total = 0;
-  tf.OpKernelConstruction_GetAttrSize(construction, "width", &count, &total, status);
-  std::vector<int64_t> width(static_cast<std::size_t>(count > 0 ? count : 0));
-  if (status.good())
-    tf.OpKernelConstruction_GetAttrInt64List(construction, "width", width.data(), count, status);
+  tf.OpKernelConstruction_GetAttrSize(construction, name, &count, &total, status);
+  std::vector<int64_t> numbers(static_cast<std::size_t>(count > 0 ? count : 0));
+  if (status.good()) tf.OpKernelConstruction_GetAttrInt64List(construction, name, numbers.data(), count, status);
   if (!status.good()) {
     tf.OpKernelConstruction_Failure(construction, status);
     return nullptr;
   }
   auto* attributes = new Attributes;
-  attributes->width = std::move(width);
+  attributes->*member = std::move(numbers);
   return attributes;
 }
 
+void* create_filter(Construction* construction) { return read_list(construction, "width", &Attributes::width); }
+
+void* create_comparison(Construction* construction) { return read_list(construction, "terms", &Attributes::terms); }
+
 void destroy(void* attributes) { delete static_cast<Attributes*>(attributes); }
-
-// Shapes while a graph is built: those that follow from the inputs' shapes alone; Python sets the others.
-class OwnShape {
- public:
-  OwnShape() : shape_(tf.NewShapeHandle()) {}
-  ~OwnShape() { tf.DeleteShapeHandle(shape_); }
-  OwnShape(const OwnShape&) = delete;
-  OwnShape& operator=(const OwnShape&) = delete;
-  operator Shape*() { return shape_; }
-
- private:
-  Shape* shape_;
-};
-
-constexpr int64_t the_end = INT64_MAX;
-
-template <int index>
-void infer_same(Inference* inference, Status* status) {
-  OwnShape shape;
-  tf.ShapeInferenceContextGetInput(inference, index, shape, status);
-  if (tf.GetCode(status) == 0) tf.ShapeInferenceContextSetOutput(inference, 0, shape, status);
-}
-
-void infer_nothing(Inference* inference, Status* status) {
-  tf.ShapeInferenceContextSetUnknownShape(inference, status);
-}
-
-// The field of the coordinates, the channels of the image, and for a second output the components of the coordinates.
-template <bool with_derivative>
-void infer_values(Inference* inference, Status* status) {
-  OwnShape image, coordinates, field, channels, components, values, derivative;
-  const auto good = [&] { return tf.GetCode(status) == 0; };
-  tf.ShapeInferenceContextGetInput(inference, 0, image, status);
-  if (good()) tf.ShapeInferenceContextGetInput(inference, 1, coordinates, status);
-  if (good()) tf.ShapeInferenceContextSubshape(inference, coordinates, 0, -1, field, status);
-  if (good()) tf.ShapeInferenceContextSubshape(inference, image, -1, the_end, channels, status);
-  if (good()) tf.ShapeInferenceContextConcatenateShapes(inference, field, channels, values, status);
-  if (good()) tf.ShapeInferenceContextSetOutput(inference, 0, values, status);
-  if (!with_derivative) return;
-  if (good()) tf.ShapeInferenceContextSubshape(inference, coordinates, -1, the_end, components, status);
-  if (good()) tf.ShapeInferenceContextConcatenateShapes(inference, values, components, derivative, status);
-  if (good()) tf.ShapeInferenceContextSetOutput(inference, 1, derivative, status);
-}
 
 struct Op {
   const char* name;
@@ -340,6 +330,7 @@ void register_ops() {
       "smooth: int", "plus: int = 0"};
   const std::vector<const char*> prefilters = {"T: {float, double}", "boundary: int"};
   const std::vector<const char*> filters = {"T: {float, double}", "width: list(int)"};
+  const std::vector<const char*> comparisons = {"T: {float, double}", "terms: list(int)"};
   const Op ops[] = {
       {"KeramorphSample", {"image: T", "coordinates: C"}, {"values: T"}, sampler, infer_values<false>,
        create_sampler, run<sample>},
@@ -355,6 +346,10 @@ void register_ops() {
        run<prefilter_adjoint>},
       {"KeramorphWindowSum", {"array: T"}, {"filtered: T"}, filters, infer_same<0>, create_filter, run<window_sum>},
       {"KeramorphGaussian", {"array: T"}, {"filtered: T"}, filters, infer_same<0>, create_filter, run<gaussian>},
+      {"KeramorphCompare", {"fixed: T", "moved: T"}, {"values: T"}, comparisons, infer_comparison<false>,
+       create_comparison, run<compare>},
+      {"KeramorphCompareWithDerivative", {"fixed: T", "moved: T"}, {"values: T", "derivative: T"}, comparisons,
+       infer_comparison<true>, create_comparison, run<compare_with_derivative>},
   };
   for (const Op& op : ops) register_op(op);
 }

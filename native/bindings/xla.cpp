@@ -16,6 +16,7 @@ namespace {
 using keramorph::Options;
 using keramorph::Sampling;
 using keramorph::Type;
+using keramorph::Terms;
 using keramorph::Volume;
 
 ffi::Error refuse(const char* expected) {
@@ -139,12 +140,38 @@ ffi::Error gaussian(Array array, Result smooth, ffi::Span<const double> sigma) {
   return guard([&] { keramorph::gaussian(volume, sigma.begin(), array.untyped_data(), fresh(smooth)); });
 }
 
+ffi::Error compare_images(Array fixed, Array moved, Result values, Result* derivative, const Terms& terms) {
+  Volume volume;
+  if (auto problem = read_volume(moved, &volume); problem.failure()) return problem;
+  keramorph::Comparison comparison;
+  const char* expected = describe_comparison(terms, volume, &comparison);
+  if (expected != nullptr) return refuse(expected);
+  if (fixed.element_type() != moved.element_type() || fixed.element_count() != moved.element_count())
+    return refuse("two images of one shape and data type");
+  return guard([&] {
+    keramorph::compare(volume, comparison, fixed.untyped_data(), moved.untyped_data(), values->untyped_data(),
+                       derivative == nullptr ? nullptr : fresh(*derivative));
+  });
+}
+
+ffi::Error compare(Array fixed, Array moved, Result values, Terms terms) {
+  return compare_images(fixed, moved, values, nullptr, terms);
+}
+
+ffi::Error compare_with_derivative(Array fixed, Array moved, Result values, Result derivative, Terms terms) {
+  return compare_images(fixed, moved, values, &derivative, terms);
+}
+
 }  // namespace
 
 XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(Options, ffi::StructMember<std::int64_t>("order"),
                                       ffi::StructMember<std::int64_t>("boundary"),
                                       ffi::StructMember<std::int64_t>("fill_bits"), ffi::StructMember<double>("fill"),
                                       ffi::StructMember<bool>("relative"), ffi::StructMember<bool>("smooth"));
+
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(Terms, ffi::StructMember<std::int64_t>("measure"),
+                                      ffi::StructMember<std::int64_t>("extent"),
+                                      ffi::StructMember<std::int64_t>("dilation"), ffi::StructMember<bool>("variant"));
 
 #if defined(_WIN32)
 #define KERAMORPH_EXPORT extern "C" __declspec(dllexport)
@@ -169,4 +196,7 @@ KERAMORPH_HANDLER(splat, ffi::Ffi::Bind().Arg<Array>().Arg<Array>().Ret<Array>()
 KERAMORPH_HANDLER(prefilter, ffi::Ffi::Bind().Arg<Array>().Ret<Array>().Attr<std::int64_t>("boundary"))
 KERAMORPH_HANDLER(prefilter_adjoint, ffi::Ffi::Bind().Arg<Array>().Ret<Array>().Attr<std::int64_t>("boundary"))
 KERAMORPH_HANDLER(window_sum, ffi::Ffi::Bind().Arg<Array>().Ret<Array>().Attr<Integers>("size"))
+KERAMORPH_HANDLER(compare, ffi::Ffi::Bind().Arg<Array>().Arg<Array>().Ret<Array>().Attr<Terms>("terms"))
+KERAMORPH_HANDLER(compare_with_derivative,
+                  ffi::Ffi::Bind().Arg<Array>().Arg<Array>().Ret<Array>().Ret<Array>().Attr<Terms>("terms"))
 KERAMORPH_HANDLER(gaussian, ffi::Ffi::Bind().Arg<Array>().Ret<Array>().Attr<ffi::Span<const double>>("sigma"))

@@ -254,4 +254,13 @@ void sum_boxes(const Boxes& boxes, const Source& source, const Sink& sink) {
   BoxMarch<T, Quantities, Source, Sink>(boxes, source, sink).run();
 }
 
+// 1 / number of voxels of a box that lie inside, along one axis, each `repeat` times.
+template <class T>
+void count_inside(std::int64_t count, std::int64_t width, std::int64_t repeat, T* share) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t inside = least(i + width / 2, count - 1) - most(i - width / 2, 0) + 1;
+    for (std::int64_t k = 0; k < repeat; ++k) share[i * repeat + k] = T(1) / static_cast<T>(inside);
+  }
+}
+
 }  // namespace keramorph::KERAMORPH_INSTRUCTIONS::filters

@@ -127,4 +127,9 @@ void lncc(const Volume& volume, const std::int64_t* size, int form, double floor
   FORWARD(lncc(volume, size, form, floor, least, fixed, moved, weight, similarity, derivative, curvature));
 }
 
+void compare(const Volume& volume, const Comparison& comparison, const void* fixed, const void* moved, void* value,
+             void* derivative) {
+  FORWARD(compare(volume, comparison, fixed, moved, value, derivative));
+}
+
 }  // namespace keramorph

@@ -20,8 +20,12 @@
 
 #include "boxes.hpp"
 #include "levels.hpp"
+#include "measures.hpp"
 
 namespace keramorph::KERAMORPH_INSTRUCTIONS {
+
+#include "functions.inc"
+
 namespace filters {
 namespace {
 
@@ -190,15 +194,6 @@ struct Derive {
   }
 };
 
-// 1 / number of voxels of a box that lie inside, along one axis, each `repeat` times.
-template <class T>
-void count_inside(std::int64_t count, std::int64_t width, std::int64_t repeat, T* share) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t inside = least(i + width / 2, count - 1) - most(i - width / 2, 0) + 1;
-    for (std::int64_t k = 0; k < repeat; ++k) share[i * repeat + k] = T(1) / static_cast<T>(inside);
-  }
-}
-
 template <class T>
 struct Request {
   int form;
@@ -337,6 +332,22 @@ void lncc(const Volume& volume, const std::int64_t* size, int form, double floor
                                        static_cast<T*>(derivative), static_cast<T*>(curvature)});
   };
   volume.type == Type::float64 ? request(1.0) : request(1.0f);
+}
+
+void compare_locally(const Volume& volume, std::int64_t width, bool squared, const void* fixed, const void* moved,
+                     void* value, void* derivative) {
+  constexpr double floor = 1e-5;  // that of `keramorph.losses.LNCC`
+  const std::int64_t size[max_ndim] = {width, width, width};
+  Buffer space(volume.batch * static_cast<std::int64_t>(sizeof(double)));
+  double* similarity = space.as<double>();
+  lncc(volume, size, squared ? 0 : 1, floor, 0, fixed, moved, nullptr, similarity, derivative, nullptr);
+  for (std::int64_t entry = 0; entry < volume.batch; ++entry) {
+    if (volume.type == Type::float64) {
+      static_cast<double*>(value)[entry] = similarity[entry];
+    } else {
+      static_cast<float*>(value)[entry] = static_cast<float>(similarity[entry]);
+    }
+  }
 }
 
 }  // namespace keramorph::KERAMORPH_INSTRUCTIONS

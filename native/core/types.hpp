@@ -57,4 +57,16 @@ struct Volume {
   std::int64_t size[max_ndim];  // those behind ndim are 1
 };
 
+// What two images are compared by; the bindings pass the number.
+enum class Measure : int { squared_difference, correlation, local_correlation, mutual_information, self_similarity };
+
+// How they are compared: `Comparison` of the Python side.
+struct Comparison {
+  Measure measure;
+  std::int64_t extent;    // local correlation: edge of the window in voxels; mutual information: number of bins;
+                          // self-similarity: radius of the patches in voxels
+  std::int64_t dilation;  // self-similarity: how many voxels away the neighbours are
+  bool variant;           // local correlation: squared; mutual information: normalised
+};
+
 }  // namespace keramorph

@@ -6,6 +6,7 @@ An engine works on one framework's arrays and has the primitives
 - `splat(values, coordinates, shape=)`: the adjoint of `sample`, to the image;
 - `window_sum(array, size=)`: sums over boxes around each voxel, zero outside;
 - `gaussian(array, sigma=)`: Gaussian smoothing, edges reflected;
+- `compare(fixed, moved, comparison, portably=)`: how alike two images are, where their formula is given along;
 
 with `xp`, a small array namespace of NumPy's names. All engines give the same numbers. `portable.py` holds each
 primitive once; a module per framework binds it, with gradient rules and kernels; `native.py` finds the kernels in C++.
@@ -16,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from keramorph._typing import Array
+from keramorph.backend.comparison import Comparison
 from keramorph.backend.engine import Engine
 from keramorph.backend.rule import Rule
 from keramorph.errors import ArrayTypeError, OptionError
@@ -23,7 +25,7 @@ from keramorph.errors import ArrayTypeError, OptionError
 ENGINES = ("numpy", "jax", "torch", "tensorflow")
 _ROOTS = {"torch": "torch", "jax": "jax", "jaxlib": "jax", "tensorflow": "tensorflow", "numpy": "numpy"}
 
-__all__ = ["ENGINES", "Engine", "Rule", "describe", "of", "set_threads", "use"]
+__all__ = ["ENGINES", "Comparison", "Engine", "Rule", "describe", "of", "set_threads", "use"]
 
 
 def of(*arrays: Array) -> Engine:

@@ -7,6 +7,7 @@ from typing import Any
 
 from keramorph._typing import Array, Boundary, Gradient, Order
 from keramorph.backend import portable
+from keramorph.backend.comparison import Comparison
 from keramorph.backend.rule import Rule, spread
 from keramorph.errors import OptionError
 
@@ -129,6 +130,25 @@ class Engine:
             Similarity `(batch,)`; its derivative to the moved image, and the curvature along it, both of its shape.
         """
         return None
+
+    def compare(
+        self, fixed: Array, moved: Array, comparison: Comparison, *, portably: Callable[[Array, Array], Array]
+    ) -> Array:
+        """How alike each pair of images is, differentiable to both: by a kernel where one fits, else portably.
+
+        Every measure is symmetric: for the derivative to the fixed image a kernel gets the two swapped.
+
+        Args:
+            fixed: `(batch, *spatial, channels)`.
+            moved: Of the same shape and data type.
+            comparison: What they are compared by.
+            portably: The same as a formula, a function of the two images that every framework can differentiate. Its
+                entry of the batch depends on theirs alone. The second derivative is always that of the formula.
+
+        Returns:
+            Values `(batch,)`.
+        """
+        return portably(fixed, moved)
 
     def _in_float(self, function: Callable, array: Array, width: tuple) -> Array:
         """Filter in float32 at least; half floats come back as such, integers as float32."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from keramorph._typing import Array, Boundary
 from keramorph.backend import jax_kernels as kernels
 from keramorph.backend import portable
+from keramorph.backend.comparison import Comparison
 from keramorph.backend.engine import Engine
 from keramorph.backend.namespace import Namespace
 from keramorph.backend.rule import Rule
@@ -87,6 +88,14 @@ class JaxEngine(Engine):
     def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
         return (_gaussian if _traced(array) else _compute_gaussian)(array, sigma)
 
+    def compare(
+        self, fixed: Array, moved: Array, comparison: Comparison, *, portably: Callable[[Array, Array], Array]
+    ) -> Array:
+        """Values of `Engine.compare`, which come with a derivative only where one is asked for."""
+        if not kernels.fit_pair(fixed, moved, comparison):
+            return portably(fixed, moved)
+        return (_compare if _traced(fixed, moved) else _compute_compare)(fixed, moved, comparison, portably)
+
 
 def _traced(*arrays: Array) -> bool:
     """Whether gradient rules may be wanted: on plain values JAX takes half a millisecond to find that they are not."""
@@ -131,6 +140,10 @@ def _compute_splat(values: Array, coordinates: Array, shape: tuple, rule: Rule) 
     # A kernel that adds up reads no bare bytes, whatever the order.
     lifted = kernels.readable(values, coordinates, rule.order or 1)
     return portable.cast_like(xp, kernels.splat(lifted, coordinates, shape, rule), values)
+
+
+_compute_compare = jax.jit(kernels.compare, static_argnums=(2, 3))
+_compute_compare_with_derivative = jax.jit(kernels.compare_with_derivative, static_argnums=(2, 3))
 
 
 def _compile_filter(kernel: Callable, replacement: Callable) -> Callable:
@@ -193,6 +206,18 @@ def _prefilter_adjoint(coefficients: Array, boundary: Boundary) -> Array:
     return _compute_prefilter_adjoint(coefficients, boundary)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _compare(fixed: Array, moved: Array, comparison: Comparison, portably: Callable) -> Array:
+    return _compute_compare(fixed, moved, comparison, portably)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _compare_with_derivative(
+    fixed: Array, moved: Array, comparison: Comparison, portably: Callable
+) -> tuple[Array, Array]:
+    return _compute_compare_with_derivative(fixed, moved, comparison, portably)
+
+
 _COMPOSITION = Rule(relative=True)
 
 
@@ -227,6 +252,41 @@ def _pull_back_forward(rule: Rule, primals: tuple, tangents: tuple) -> tuple:
     return _pull_back(*primals, rule), change
 
 
+@partial(_compare.defjvp, symbolic_zeros=True)
+def _compare_forward(comparison: Comparison, portably: Callable, primals: tuple, tangents: tuple) -> tuple:
+    # Every measure is symmetric: the derivative to the fixed image is that of the two swapped.
+    found = [
+        (*_compare_with_derivative(*images, comparison, portably), tangent)
+        for images, tangent in ((primals, tangents[1]), (primals[::-1], tangents[0]))
+        if not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+    ]
+    if not found:
+        values = _compare(*primals, comparison, portably)
+        return values, jnp.zeros_like(values)
+    return found[0][0], sum(_contract(derivative, tangent) for _, derivative, tangent in found)
+
+
+@jax.jit
+def _contract(derivative: Array, tangent: Array) -> Array:
+    """Change of each value: linear in the tangent, and compiled, for its transpose to pass over the image once."""
+    return jnp.sum(derivative * tangent, axis=tuple(range(1, derivative.ndim)))
+
+
+# Backwards: formulae hold rules of their own that JAX cannot differentiate forwards.
+def _compare_with_derivative_backward(
+    comparison: Comparison, portably: Callable, images: tuple, cotangents: tuple
+) -> tuple:
+    def formula(fixed: Array, moved: Array) -> tuple[Array, Array]:
+        return kernels.compare_with_derivative_portably(xp, fixed, moved, comparison, portably)
+
+    _, pull = jax.vjp(formula, *images)
+    return pull(cotangents)
+
+
+_compare_with_derivative.defvjp(
+    lambda f, m, comparison, portably: (_compare_with_derivative(f, m, comparison, portably), (f, m)),
+    _compare_with_derivative_backward,
+)
 _sample.defvjp(lambda x, u, rule: (_sample(x, u, rule), (x, u)), _sample_backward)
 _compose.defvjp(lambda u, v: (_compose(u, v), (u, v)), _compose_backward)
 _splat.defvjp(lambda x, u, shape, rule: (_splat(x, u, shape, rule), (x, u)), _splat_backward)

@@ -24,11 +24,8 @@ from jax.interpreters import batching, mlir
 
 from keramorph._typing import Array, Boundary
 from keramorph.backend import native, portable
+from keramorph.backend.comparison import Comparison
 from keramorph.backend.rule import Rule
-
-_MAX_ELEMENTS = 2**30 - 64
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
-_COPIED = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 
 
 def available() -> bool:
@@ -45,37 +42,34 @@ _registered: bool | None = None
 
 def fit(image: Any, coordinates: Any, rule: Rule) -> bool:
     """Whether a kernel can sample such arrays (or splat onto such an image), as far as their types and axes tell."""
-    ndim = len(image.shape) - 2
-    return (
-        1 <= ndim <= 3
-        and coordinates.dtype.name in ("float32", "float64")
-        and image.dtype.name in _FLOATS + _COPIED
-        and len(coordinates.shape) >= 2
-        and (not rule.relative or len(coordinates.shape) == len(image.shape))
-        and _filled(image.shape)
-        and _filled(coordinates.shape)
-        and coordinates.shape[-1] == ndim
-        and coordinates.shape[0] == image.shape[0]
-        and available()
-    )
+    known = _filled(image.shape) and _filled(coordinates.shape)
+    types = (image.dtype.name, coordinates.dtype.name)
+    shapes = (tuple(image.shape), tuple(coordinates.shape))
+    return known and native.go_together(types, shapes, rule.relative) and available()
 
 
 def fit_derivative(image: Any, coordinates: Any, rule: Rule) -> bool:
     """Whether a kernel can differentiate such a sample."""
-    return rule.order != 0 and image.dtype.name in _FLOATS and fit(image, coordinates, rule)
+    return rule.order != 0 and image.dtype.name in native.FLOATS and fit(image, coordinates, rule)
 
 
 def fit_splat(values: Any, coordinates: Any, shape: tuple, rule: Rule) -> bool:
     """Whether a kernel can splat such values onto an image of this shape."""
     image = jax.ShapeDtypeStruct((values.shape[0], *shape, values.shape[-1]), values.dtype)
     in_step = values.shape[:-1] == coordinates.shape[:-1]
-    return in_step and image.dtype.name in _FLOATS and fit(image, coordinates, rule)
+    return in_step and image.dtype.name in native.FLOATS and fit(image, coordinates, rule)
 
 
 def fit_filter(array: Any) -> bool:
     """Whether a kernel can filter such an array."""
     float_type = array.dtype.name in ("float32", "float64")
     return 3 <= len(array.shape) <= 5 and float_type and _filled(array.shape) and available()
+
+
+def fit_pair(fixed: Any, moved: Any, comparison: Comparison) -> bool:
+    """Whether a kernel can compare such images."""
+    alike = fixed.shape == moved.shape and fixed.dtype == moved.dtype
+    return alike and comparison.has_kernel(len(moved.shape) - 2) and fit_filter(moved)
 
 
 def readable(image: Array, coordinates: Array, order: int) -> Array:
@@ -124,6 +118,27 @@ def gaussian(array: Array, sigma: tuple[float, ...]) -> Array:
     return _gaussian.bind(array, sigma=sigma)[0]
 
 
+def compare(fixed: Array, moved: Array, comparison: Comparison, portably: Callable) -> Array:
+    """Bind the comparison of two images of one shape."""
+    return _compare.bind(fixed, moved, comparison=comparison, portably=portably)[0]
+
+
+def compare_with_derivative(
+    fixed: Array, moved: Array, comparison: Comparison, portably: Callable
+) -> tuple[Array, Array]:
+    """Bind the kernel that gives the values and their derivative to the moved image at once."""
+    values, derivative = _compare_with_derivative.bind(fixed, moved, comparison=comparison, portably=portably)
+    return values, derivative
+
+
+def compare_with_derivative_portably(
+    xp: Any, fixed: Array, moved: Array, comparison: Comparison, portably: Callable
+) -> tuple[Array, Array]:
+    """The same by the formula. Each value depends on its own images alone, so that one sweep gives all derivatives."""
+    values, pull = jax.vjp(partial(portably, fixed), moved)
+    return values, pull(jnp.ones_like(values))[0]
+
+
 def _filled(shape: tuple) -> bool:
     """Whether all sizes are known, and none is zero."""
     return all(isinstance(n, int) and n > 0 for n in shape)
@@ -141,6 +156,12 @@ def _options(rule: Rule, image: Any) -> dict[str, Any]:
         "relative": rule.relative,
         "smooth": rule.gradient == "smooth",
     }
+
+
+def _terms(comparison: Comparison) -> dict[str, Any]:
+    measure, extent, dilation, variant = comparison.numbers
+    numbers = {"measure": measure, "extent": extent, "dilation": dilation}
+    return {"terms": {name: np.int64(number) for name, number in numbers.items()} | {"variant": variant}}
 
 
 def _boundary(boundary: Boundary) -> np.int64:
@@ -191,7 +212,7 @@ def _can_call(ctx: Any) -> bool:
     if getattr(getattr(ctx.module_context, "lowering_parameters", None), "for_export", False):
         return False
     shapes = [aval.shape for aval in (*ctx.avals_in, *ctx.avals_out)]
-    return all(_filled(shape) and np.prod(shape, dtype=np.float64) <= _MAX_ELEMENTS for shape in shapes)
+    return all(_filled(shape) and native.is_countable(shape) for shape in shapes)
 
 
 def _split_over_batch(ctx: Any) -> dict[str, Any]:
@@ -255,9 +276,8 @@ def _values_and_derivative(image: Any, coordinates: Any, **_: Any) -> list:
     return [*_values(image, coordinates), (derivative, coordinates.dtype)]
 
 
-def _lengthened(image: Any, boundary: Boundary, sign: int = 1) -> list:
-    edge = 2 * sign * portable.EDGE if boundary == "nearest" else 0
-    return [((image.shape[0], *(n + edge for n in image.shape[1:-1]), image.shape[-1]), image.dtype)]
+def _lengthened(image: Any, boundary: Boundary, adjoint: bool = False) -> list:
+    return [(native.shape_of_coefficients(image.shape, boundary, adjoint=adjoint), image.dtype)]
 
 
 def _sample_portably(xp: Any, image: Array, coordinates: Array, rule: Rule, plus: bool) -> Array:
@@ -294,7 +314,7 @@ _prefilter = _make_primitive(
 )
 _prefilter_adjoint = _make_primitive(
     "prefilter_adjoint",
-    partial(_lengthened, sign=-1),
+    partial(_lengthened, adjoint=True),
     portable.prefilter_adjoint,
     lambda coefficients, boundary: {"boundary": _boundary(boundary)},
 )
@@ -310,7 +330,19 @@ _gaussian = _make_primitive(
     portable.gaussian,
     lambda array, sigma: {"sigma": np.asarray(sigma, dtype=np.float64)},
 )
+_compare = _make_primitive(
+    "compare",
+    lambda fixed, moved, **_: [(moved.shape[:1], moved.dtype)],
+    lambda xp, fixed, moved, comparison, portably: portably(fixed, moved),
+    lambda fixed, moved, comparison, portably: _terms(comparison),
+)
+_compare_with_derivative = _make_primitive(
+    "compare_with_derivative",
+    lambda fixed, moved, **_: [(moved.shape[:1], moved.dtype), (moved.shape, moved.dtype)],
+    compare_with_derivative_portably,
+    lambda fixed, moved, comparison, portably: _terms(comparison),
+)
 _NAMES = (
     "sample", "sample_with_derivative", "pull_back", "splat",
-    "prefilter", "prefilter_adjoint", "window_sum", "gaussian",
+    "prefilter", "prefilter_adjoint", "window_sum", "gaussian", "compare", "compare_with_derivative",
 )  # fmt: skip

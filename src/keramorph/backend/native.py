@@ -11,6 +11,7 @@ import importlib.util
 import math
 import os
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -18,9 +19,10 @@ from typing import Any, get_args
 
 from keramorph._typing import Boundary
 from keramorph.backend.rule import Rule
+from keramorph.backend.spline import EDGE
 from keramorph.errors import OptionError
 
-STAMP = "1"
+STAMP = "2"
 """Changes with what the extension is told and tells: an extension with another one was built from other sources.
 
 CMake reads this line. Change it with `native/bindings/python.cpp`, `native/core/types.hpp` or `functions.inc`.
@@ -29,12 +31,15 @@ CMake reads this line. Change it with `native/bindings/python.cpp`, `native/core
 BOUNDARIES: tuple[str, ...] = get_args(Boundary)
 """The position of a boundary's name is its number in the extension."""
 
+MAX_ELEMENTS = 2**30 - 64
+"""Of an array that a kernel can count; `max_elements` in `native/core/types.hpp`."""
+
 RECYCLED = 1 << 20
 """Outputs of this many bytes and more come from the extension's pool: fresh memory costs more than most kernels."""
 
 _NAME = "keramorph._native"
 _REPAIR = "Rebuild it with `make native` in a clone, else reinstall Keramorph, or set KERAMORPH_KERNELS=off."
-_FLOATS = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
+FLOATS = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
 _BYTES = {
     "bool": 4, "int8": 4, "uint8": 4, "int16": 5, "uint16": 5, "int32": 6, "uint32": 6, "int64": 7, "uint64": 7,
     "float16": 5, "bfloat16": 5, "float32": 6, "float64": 7,
@@ -128,6 +133,36 @@ def reading_type(image: str, coordinates: str, order: int) -> str:
 
 
 @lru_cache(maxsize=512)
+def go_together(types: tuple[str, str], shapes: tuple[tuple, tuple], relative: bool) -> bool:
+    """Whether types and shapes of image and coordinates are a kernel's, as far as known: open sizes are None."""
+    image, coordinates = shapes
+    ndim = len(image) - 2
+    return (
+        1 <= ndim <= 3
+        and (types[0] in FLOATS or types[0] in _BYTES)
+        and types[1] in ("float32", "float64")
+        and len(coordinates) >= 2
+        and (not relative or len(coordinates) == len(image))
+        and coordinates[-1] in (None, ndim)
+        and (None in (coordinates[0], image[0]) or coordinates[0] == image[0])
+        and is_countable(image)
+        and is_countable(coordinates)
+    )
+
+
+def is_countable(shape: Sequence[int | None]) -> bool:
+    """Whether the sizes that are known are those of an array that a kernel can index, and not empty."""
+    known = [n for n in shape if n is not None]
+    return 0 not in known and math.prod(known) <= MAX_ELEMENTS
+
+
+def shape_of_coefficients(shape: Sequence, boundary: str, *, adjoint: bool = False) -> tuple:
+    """Shape of the B-spline coefficients of an image, or with `adjoint` that of the image; open sizes are None."""
+    edge = (-2 if adjoint else 2) * EDGE if boundary == "nearest" else 0
+    return (shape[0], *(None if n is None else n + edge for n in shape[1:-1]), shape[-1])
+
+
+@lru_cache(maxsize=512)
 def plan_sampling(types: tuple[str, str], shapes: tuple[tuple, tuple], rule: tuple) -> Any | None:
     """What a sampler's kernel is told: None where there is no kernel for it.
 
@@ -138,8 +173,8 @@ def plan_sampling(types: tuple[str, str], shapes: tuple[tuple, tuple], rule: tup
     """
     module = extension()
     order, boundary, fill_value, relative, gradient = rule
-    paired = (types[0] in _FLOATS and "float64" not in types) or types == ("float64", "float64")
-    codes = _FLOATS if paired else _BYTES
+    paired = (types[0] in FLOATS and "float64" not in types) or types == ("float64", "float64")
+    codes = FLOATS if paired else _BYTES
     if module is None or types[0] not in codes or types[1] not in ("float32", "float64"):
         return None
     fill_bits = 0
@@ -150,7 +185,7 @@ def plan_sampling(types: tuple[str, str], shapes: tuple[tuple, tuple], rule: tup
             return None
     numbers = (order, BOUNDARIES.index(boundary), fill_value, fill_bits, relative, gradient == "smooth")
     try:
-        return module.Sampling(*numbers, codes[types[0]], _FLOATS[types[1]], *map(list, shapes))
+        return module.Sampling(*numbers, codes[types[0]], FLOATS[types[1]], *map(list, shapes))
     except ValueError:
         return None
 
@@ -162,7 +197,7 @@ def plan_volume(dtype: str, shape: tuple) -> Any | None:
     if module is None or dtype not in ("float32", "float64"):
         return None
     try:
-        return module.Volume(_FLOATS[dtype], list(shape))
+        return module.Volume(FLOATS[dtype], list(shape))
     except ValueError:
         return None
 
@@ -191,7 +226,7 @@ def _to_bits(value: float, dtype: str) -> int:
             raise ValueError(value)
         bits = int.from_bytes(struct.pack("<f", value), "little")
         return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    if dtype in _FLOATS:
+    if dtype in FLOATS:
         form = {"float16": "<e", "float32": "<f", "float64": "<d"}[dtype]
         return int.from_bytes(struct.pack(form, value), "little")
     bits = int(dtype.removeprefix("u").removeprefix("int"))

@@ -19,16 +19,12 @@ from keramorph.backend.engine import Engine
 from keramorph.backend.namespace import Namespace
 from keramorph.backend.native import threads
 from keramorph.backend.rule import Rule
-from keramorph.backend.spline import EDGE
 
 _BLOCK = 1 << 14
 """Positions worked on at a time: a dozen float32 temporaries of this size stay in a core's second-level cache."""
 
 _SMALL = 1 << 16
 """Positions up to which threads cost more than they save: they wait for one another between NumPy's short calls."""
-
-_NOISY_SQUARE = 2
-"""Number of the form of correlation in `native/core/functions.inc` that the solver uses."""
 
 _name_of = lru_cache(maxsize=None)(lambda dtype: dtype.name)  # NumPy spells the name out anew at each question
 
@@ -143,7 +139,7 @@ class NumpyEngine(Engine):
         similarity = np.empty(len(moved), np.float64)
         derivative, curvature = (_empty(moved.shape, moved.dtype) for _ in range(2))
         images = (_lay_out(array) for array in (fixed, moved, weight))
-        _kernels().lncc(plan, size, _NOISY_SQUARE, floor, least, *images, similarity, derivative, curvature)
+        _kernels().lncc(plan, size, floor, least, *images, similarity, derivative, curvature)
         return similarity.astype(moved.dtype), derivative, curvature
 
     def _to_coefficients(self, image: Array, rule: Rule) -> Array:
@@ -153,15 +149,13 @@ class NumpyEngine(Engine):
         plan = _plan_volume(array)
         if plan is None:
             return super()._to_coefficients(image, rule)
-        edge = EDGE if rule.boundary == "nearest" else 0
-        shape = (array.shape[0], *(n + 2 * edge for n in array.shape[1:-1]), array.shape[-1])
+        shape = native.shape_of_coefficients(array.shape, rule.boundary)
         return self._prefilter(plan, array, shape, rule, adjoint=False)
 
     def _from_coefficients(self, coefficients: Array, rule: Rule) -> Array:
         if rule.order != 3:
             return coefficients
-        edge = EDGE if rule.boundary == "nearest" else 0
-        shape = (coefficients.shape[0], *(n - 2 * edge for n in coefficients.shape[1:-1]), coefficients.shape[-1])
+        shape = native.shape_of_coefficients(coefficients.shape, rule.boundary, adjoint=True)
         plan = _plan_volume(coefficients, shape)
         if plan is None:
             return super()._from_coefficients(coefficients, rule)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keramorph._typing import Array
 from keramorph.backend import portable
 from keramorph.backend import tensorflow_kernels as kernels
+from keramorph.backend.comparison import Comparison
 from keramorph.backend.engine import Engine
 from keramorph.backend.namespace import Namespace
 from keramorph.backend.rule import Rule
@@ -151,6 +152,19 @@ class TensorFlowEngine(Engine):
             return kernels.gaussian(array, sigma)
         return _self_adjoint(lambda x: portable.gaussian(self.xp, x, sigma), array)
 
+    def compare(
+        self, fixed: Array, moved: Array, comparison: Comparison, *, portably: Callable[[Array, Array], Array]
+    ) -> Array:
+        """Values of `Engine.compare`, which come with a derivative where a tape may ask for one."""
+        if not kernels.fit_pair(fixed, moved, comparison):
+            return portably(fixed, moved)
+        recorded = kernels.is_recorded(fixed), kernels.is_recorded(moved)
+        if tf.executing_eagerly() and not any(recorded):
+            return kernels.compare(fixed, moved, comparison)
+        if recorded[0] and not recorded[1]:
+            fixed, moved = moved, fixed  # every measure is symmetric
+        return _compare(fixed, moved, comparison, portably, recorded)
+
 
 engine = TensorFlowEngine()
 xp = engine.xp
@@ -192,3 +206,58 @@ def _self_adjoint(function: Callable, array: Array) -> Array:
         return function(x), lambda cotangent: _self_adjoint(function, cotangent)
 
     return call(array)
+
+
+def _compare(
+    fixed: Array, moved: Array, comparison: Comparison, portably: Callable, recorded: tuple[bool, bool]
+) -> Array:
+    # A graph may be differentiated from outside, whatever the tapes inside it see.
+    to_both = all(recorded) or not tf.executing_eagerly()
+
+    def derive(fixed: Array, moved: Array) -> Array:
+        return kernels.compare_with_derivative(fixed, moved, comparison)[1]
+
+    @tf.custom_gradient
+    def call(fixed: Array, moved: Array) -> tuple[Array, Callable]:
+        if any(recorded):
+            values, known = kernels.compare_with_derivative(fixed, moved, comparison)
+        else:
+            values, known = kernels.compare(fixed, moved, comparison), None
+
+        def backward(cotangent: Array) -> tuple:
+            cotangent = tf.reshape(cotangent, [-1, *[1] * (moved.shape.rank - 1)])
+            to_moved = derive(fixed, moved) if known is None else known
+            to_fixed = _differentiable(derive(moved, fixed), moved, fixed, portably) if to_both else None
+            return (
+                None if to_fixed is None else cotangent * to_fixed,
+                cotangent * _differentiable(to_moved, fixed, moved, portably),
+            )
+
+        return values, backward
+
+    return call(*_own(fixed, moved))
+
+
+def _differentiable(derivative: Array, fixed: Array, moved: Array, portably: Callable) -> Array:
+    """Return a derivative to the second image that a kernel has found, with that of the formula as its own gradient."""
+
+    @tf.custom_gradient
+    def call(fixed: Array, moved: Array) -> tuple[Array, Callable]:
+        def backward(cotangent: Array) -> list:
+            images = [fixed, moved]
+            with tf.GradientTape() as outer:
+                outer.watch(images)
+                with tf.GradientTape() as inner:
+                    inner.watch(moved)
+                    values = portably(*images)
+                found = inner.gradient(values, moved)
+            return outer.gradient(found, images, output_gradients=cotangent)
+
+        return tf.identity(derivative), backward
+
+    return call(*_own(fixed, moved))
+
+
+def _own(*tensors: Array) -> tuple[Array, ...]:
+    """The tensors as ones of the graph that is being built: what a gradient refers to must not lie two graphs away."""
+    return tuple(map(tf.identity, tensors))

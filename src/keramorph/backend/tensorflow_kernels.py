@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import struct
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,10 +15,8 @@ import tensorflow as tf
 
 from keramorph._typing import Array, Boundary
 from keramorph.backend import native, portable
+from keramorph.backend.comparison import Comparison
 from keramorph.backend.rule import Rule
-
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
-_COPIED = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 
 
 @lru_cache(maxsize=1)
@@ -41,17 +37,17 @@ def fit(image: Any, coordinates: Any, rule: Rule) -> bool:
         return False
     types = (image.dtype.name, coordinates.dtype.name)
     shapes = (tuple(image.shape.as_list()), tuple(coordinates.shape.as_list()))
-    return _go_together(types, shapes, rule.relative) and _may_stand_here(image, coordinates)
+    return native.go_together(types, shapes, rule.relative) and _may_stand_here(image, coordinates)
 
 
 def fit_derivative(image: Any, coordinates: Any, rule: Rule) -> bool:
     """Whether the op can differentiate such a sample."""
-    return rule.order != 0 and image.dtype.name in _FLOATS and fit(image, coordinates, rule)
+    return rule.order != 0 and image.dtype.name in native.FLOATS and fit(image, coordinates, rule)
 
 
 def fit_splat(values: Any, coordinates: Any, shape: tuple, rule: Rule) -> bool:
     """Whether the op can splat such values onto an image of this shape."""
-    if values.dtype.name not in _FLOATS or not values.shape[:-1].is_compatible_with(coordinates.shape[:-1]):
+    if values.dtype.name not in native.FLOATS or not values.shape[:-1].is_compatible_with(coordinates.shape[:-1]):
         return False
     sizes = [n if isinstance(n, int) else None for n in shape]
     image = tf.TensorSpec((values.shape[0], *sizes, values.shape[-1]), values.dtype)
@@ -64,8 +60,19 @@ def fit_filter(array: Any) -> bool:
         ops() is not None
         and array.dtype.name in ("float32", "float64")
         and array.shape.rank in (3, 4, 5)
-        and _countable(array.shape.as_list())
+        and native.is_countable(array.shape.as_list())
         and _may_stand_here(array)
+    )
+
+
+def fit_pair(fixed: Any, moved: Any, comparison: Comparison) -> bool:
+    """Whether the ops can compare such images, here."""
+    return (
+        fixed.dtype == moved.dtype
+        and fixed.shape.is_compatible_with(moved.shape)
+        and fit_filter(fixed)
+        and fit_filter(moved)
+        and comparison.has_kernel(moved.shape.rank - 2)
     )
 
 
@@ -100,13 +107,12 @@ def splat(values: Array, coordinates: Array, shape: tuple, rule: Rule) -> Array:
 
 def prefilter(image: Array, boundary: Boundary) -> Array:
     """B-spline coefficients."""
-    return _prefilter(ops().keramorph_prefilter, image, native.BOUNDARIES.index(boundary), 2 * portable.EDGE)
+    return _prefilter(ops().keramorph_prefilter, image, boundary, adjoint=False)
 
 
 def prefilter_adjoint(coefficients: Array, boundary: Boundary) -> Array:
     """Adjoint of the spline prefilter."""
-    function = ops().keramorph_prefilter_adjoint
-    return _prefilter(function, coefficients, native.BOUNDARIES.index(boundary), -2 * portable.EDGE)
+    return _prefilter(ops().keramorph_prefilter_adjoint, coefficients, boundary, adjoint=True)
 
 
 def window_sum(array: Array, size: tuple[int, ...]) -> Array:
@@ -119,15 +125,34 @@ def gaussian(array: Array, sigma: tuple[float, ...]) -> Array:
     return ops().keramorph_gaussian(array, width=[_bits_of(s) for s in sigma])
 
 
+def compare(fixed: Array, moved: Array, comparison: Comparison) -> Array:
+    """Values of a comparison."""
+    return ops().keramorph_compare(fixed, moved, terms=comparison.numbers)
+
+
+def compare_with_derivative(fixed: Array, moved: Array, comparison: Comparison) -> tuple[Array, Array]:
+    """Values of a comparison and their derivative to the moved image at once. The op itself passes no gradient."""
+    values, derivative = ops().keramorph_compare_with_derivative(fixed, moved, terms=comparison.numbers)
+    return values, derivative
+
+
+def is_recorded(tensor: Array) -> bool:
+    """Whether a tape watches the tensor, here."""
+    try:
+        from tensorflow.python.eager import record
+    except ImportError:  # it is no public name, and may move
+        return True
+    return bool(record.should_record_backprop([tensor]))
+
+
 def _readable(image: Array, coordinates: Array, order: int) -> Array:
     dtype = native.reading_type(image.dtype.name, coordinates.dtype.name, order)
     return image if image.dtype == dtype else tf.cast(image, dtype)
 
 
-def _prefilter(function: Any, array: Array, boundary: int, longer: int) -> Array:
-    extra = longer if native.BOUNDARIES[boundary] == "nearest" else 0
-    sizes = [None if n is None else n + extra for n in array.shape[1:-1]]
-    return _with_shape(function(array, boundary=boundary), (array.shape[0], *sizes, array.shape[-1]))
+def _prefilter(function: Any, array: Array, boundary: Boundary, *, adjoint: bool) -> Array:
+    filtered = function(array, boundary=native.BOUNDARIES.index(boundary))
+    return _with_shape(filtered, native.shape_of_coefficients(array.shape.as_list(), boundary, adjoint=adjoint))
 
 
 def _with_shape(x: Array, shape: tuple) -> Array:
@@ -135,30 +160,6 @@ def _with_shape(x: Array, shape: tuple) -> Array:
     if not tf.executing_eagerly():
         x.set_shape([n if isinstance(n, int) else None for n in shape])
     return x
-
-
-@lru_cache(maxsize=512)
-def _go_together(types: tuple[str, str], shapes: tuple[tuple, tuple], relative: bool) -> bool:
-    """Whether types and shapes of image and coordinates are a kernel's, as far as they are known."""
-    image, coordinates = shapes
-    ndim = len(image) - 2
-    return (
-        1 <= ndim <= 3
-        and types[0] in _FLOATS + _COPIED
-        and types[1] in ("float32", "float64")
-        and len(coordinates) >= 2
-        and (not relative or len(coordinates) == len(image))
-        and coordinates[-1] in (None, ndim)
-        and (None in (coordinates[0], image[0]) or coordinates[0] == image[0])
-        and _countable(image)
-        and _countable(coordinates)
-    )
-
-
-def _countable(shape: Sequence[int | None]) -> bool:
-    """Whether the sizes that are known are those of an array that a kernel can index, and not empty."""
-    known = [n for n in shape if n is not None]
-    return 0 not in known and math.prod(known) <= 2**30 - 64
 
 
 def _may_stand_here(*tensors: Any) -> bool:

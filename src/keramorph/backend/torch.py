@@ -6,106 +6,25 @@ its graph. Everything else, GPUs, meta tensors and subclasses, computes the port
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from keramorph._typing import Array
 from keramorph.backend import native, portable
+from keramorph.backend.comparison import Comparison
 from keramorph.backend.engine import Engine
-from keramorph.backend.namespace import Namespace
 from keramorph.backend.native import fields_of
 from keramorph.backend.rule import Rule
-
-_NAMES = {kind: str(kind).removeprefix("torch.") for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
-
-
-class _Namespace(Namespace):
-    """NumPy's names over torch: axes are called `dim` there, and some functions differ in more than that."""
-
-    def __init__(self) -> None:
-        for name in ("reshape", "broadcast_to", "floor", "abs", "sqrt", "exp", "log", "sin", "cos", "tanh", "arctan2"):
-            setattr(self, name, getattr(torch, name))
-        for name in ("maximum", "minimum", "matmul", "einsum", "round"):
-            setattr(self, name, getattr(torch, name))
-        self.inv = torch.linalg.inv
-        self.clip = torch.clamp
-
-    def asarray(self, x: Any, *, dtype: str | None = None, like: Array | None = None) -> Array:
-        device = like.device if isinstance(like, torch.Tensor) else None
-        kind = None if dtype is None else getattr(torch, dtype)
-        if isinstance(x, np.ndarray) and not x.flags.writeable:
-            x = x.copy()  # torch would share it, and warn that it cannot keep it from being written
-        return torch.as_tensor(x, dtype=kind, device=device)
-
-    def dtype(self, x: Array) -> str:
-        return _NAMES[x.dtype]
-
-    def cast(self, x: Array, dtype: str) -> Array:
-        return x.to(getattr(torch, dtype))
-
-    def arange(self, count: Any, *, dtype: str, like: Array | None = None) -> Array:
-        return torch.arange(count, dtype=getattr(torch, dtype), device=None if like is None else like.device)
-
-    def zeros(self, shape: Sequence[Any], *, dtype: str, like: Array | None = None) -> Array:
-        return torch.zeros(tuple(shape), dtype=getattr(torch, dtype), device=None if like is None else like.device)
-
-    def round_to(self, x: Array, dtype: str) -> Array:
-        if dtype == "bool":
-            return x >= 0.5
-        limits = torch.iinfo(getattr(torch, dtype))
-        return torch.clamp(torch.round(x), limits.min, limits.max).to(getattr(torch, dtype))
-
-    def transpose(self, x: Array, axes: Sequence[int]) -> Array:
-        return x.permute(tuple(axes))
-
-    def concatenate(self, arrays: Sequence[Array], axis: int = 0) -> Array:
-        return torch.cat(tuple(arrays), dim=axis)
-
-    def stack(self, arrays: Sequence[Array], axis: int = 0) -> Array:
-        return torch.stack(tuple(arrays), dim=axis)
-
-    def where(self, condition: Array, a: Any, b: Any) -> Array:
-        return torch.where(condition, a, b)
-
-    def sum(self, x: Array, axis: Any = None, keepdims: bool = False) -> Array:
-        return torch.sum(x) if axis is None and not keepdims else torch.sum(x, dim=axis, keepdim=keepdims)
-
-    def mean(self, x: Array, axis: Any = None, keepdims: bool = False) -> Array:
-        return torch.mean(x) if axis is None and not keepdims else torch.mean(x, dim=axis, keepdim=keepdims)
-
-    def max(self, x: Array, axis: Any = None, keepdims: bool = False) -> Array:
-        return torch.amax(x, dim=() if axis is None else axis, keepdim=keepdims)
-
-    def min(self, x: Array, axis: Any = None, keepdims: bool = False) -> Array:
-        return torch.amin(x, dim=() if axis is None else axis, keepdim=keepdims)
-
-    def cumsum(self, x: Array, axis: int) -> Array:
-        return torch.cumsum(x, dim=axis)
-
-    def take(self, x: Array, index: Array, axis: int) -> Array:
-        return torch.index_select(x, axis, index)
-
-    def pad(self, x: Array, widths: Sequence[tuple[int, int]]) -> Array:
-        return torch.nn.functional.pad(x, [n for pair in reversed(list(widths)) for n in pair])
-
-    def gather_rows(self, rows: Array, index: Array) -> Array:
-        return torch.index_select(rows, 0, index.reshape(-1)).reshape(*index.shape, rows.shape[-1])
-
-    def scatter_add_rows(self, rows: Array, index: Array, values: Array) -> Array:
-        return torch.index_add(rows, 0, index.reshape(-1), values.reshape(-1, rows.shape[-1]))
-
-    def stop_gradient(self, x: Array) -> Array:
-        return x.detach()
+from keramorph.backend.torch_namespace import xp
 
 
 class TorchEngine(Engine):
     """Primitives on PyTorch tensors."""
 
     name = "torch"
-    xp = _Namespace()
+    xp = xp
 
     def _sample(self, image: Array, coordinates: Array, rule: Rule) -> Array:
         if image is coordinates:  # as in squaring; torch.compile traces no function that is handed one tensor twice
@@ -134,6 +53,21 @@ class TorchEngine(Engine):
     def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
         return _apply(_SelfAdjoint, array, "gaussian", sigma)
 
+    def compare(
+        self, fixed: Array, moved: Array, comparison: Comparison, *, portably: Callable[[Array, Array], Array]
+    ) -> Array:
+        """Values of `Engine.compare`, which come with a derivative only where one is asked for."""
+        if not _can_compare(fixed, moved, comparison):
+            return portably(fixed, moved)
+        if not (_is_differentiated(fixed, moved) or _is_transformed()):
+            return _operations.compare(fixed, moved, *comparison.numbers)
+        if not moved.requires_grad:
+            fixed, moved = moved, fixed  # every measure is symmetric
+        if fixed is moved:
+            fixed = fixed.view_as(fixed)
+        known = _operations.compare_with_derivative(fixed.detach(), moved.detach(), *comparison.numbers)
+        return _apply(_Compare, fixed, moved, *known, comparison, portably)
+
     def _to_coefficients(self, image: Array, rule: Rule) -> Array:
         if rule.order != 3:
             return image
@@ -146,7 +80,6 @@ class TorchEngine(Engine):
 
 
 engine = TorchEngine()
-xp = engine.xp
 
 _FLOATS = (torch.float32, torch.float64)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -159,6 +92,17 @@ if native.extension() is not None:
 def _has_kernel(*tensors: Array) -> bool:
     # A device with kernels of its own finds its place here: its operations are registered under the same names.
     return _operations is not None and all(t.device.type == "cpu" and type(t) in _PLAIN for t in tensors)
+
+
+def _can_compare(fixed: Array, moved: Array, comparison: Comparison) -> bool:
+    return (
+        _has_kernel(fixed, moved)
+        and moved.dtype in _FLOATS
+        and fixed.dtype == moved.dtype
+        and fixed.shape == moved.shape
+        and comparison.has_kernel(moved.ndim - 2)
+        and 0 < moved.numel() <= native.MAX_ELEMENTS
+    )
 
 
 def _is_differentiated(*tensors: Array) -> bool:
@@ -312,4 +256,74 @@ class _Prefilter(torch.autograd.Function):
         return _apply(_Prefilter, cotangent, ctx.rule, not ctx.adjoint), None, None
 
 
-_TWINS = {function: _make_twin(function) for function in (_Sample, _PullBack, _Splat, _SelfAdjoint, _Prefilter)}
+class _Compare(torch.autograd.Function):
+    """Values of a comparison that are known already, and so is their derivative to the moved image."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(fixed: Array, moved: Array, values: Array, slope: Array, *_: Any) -> Array:
+        return values.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
+        fixed, moved, _, slope, ctx.comparison, ctx.portably = inputs
+        ctx.save_for_backward(fixed, moved, slope)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Array) -> tuple:
+        fixed, moved, slope = ctx.saved_tensors
+        cotangent = cotangent.reshape(-1, *[1] * (moved.ndim - 1))
+        to_fixed = to_moved = None
+        if ctx.needs_input_grad[0]:
+            _, other = _operations.compare_with_derivative(moved.detach(), fixed.detach(), *ctx.comparison.numbers)
+            to_fixed = cotangent * _let_differentiate(other, moved, fixed, ctx.portably)
+        if ctx.needs_input_grad[1]:
+            to_moved = cotangent * _let_differentiate(slope, fixed, moved, ctx.portably)
+        return to_fixed, to_moved, None, None, None, None
+
+
+def _let_differentiate(slope: Array, fixed: Array, moved: Array, portably: Callable) -> Array:
+    # torch.compile differentiates once only, and need not follow the formula.
+    return slope if torch.compiler.is_compiling() else _apply(_Slope, fixed, moved, slope, portably)
+
+
+class _Slope(torch.autograd.Function):
+    """The derivative of a comparison to the second image, known already; its own derivative is the formula's."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(fixed: Array, moved: Array, slope: Array, portably: Callable) -> Array:
+        return slope.view_as(slope)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Array) -> None:
+        fixed, moved, _, ctx.portably = inputs
+        ctx.save_for_backward(fixed, moved)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Array) -> tuple:
+        def derive(fixed: Array, moved: Array) -> Array:
+            values, pull = torch.func.vjp(lambda image: ctx.portably(fixed, image), moved)
+            return pull(torch.ones_like(values))[0]
+
+        images, to_images = ctx.saved_tensors, [None, None]
+        if _is_transformed():
+            _, pull = torch.func.vjp(derive, *images)
+            return *pull(cotangent), None, None
+        # Outside of `torch.func` autograd itself, which also follows rules that are written in its older form.
+        wanted = [k for k in range(2) if ctx.needs_input_grad[k]]
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(ctx.portably(*images).sum(), images[1], create_graph=True)
+        inputs, again = [images[k] for k in wanted], torch.is_grad_enabled()
+        found = torch.autograd.grad(slope, inputs, cotangent, create_graph=again, allow_unused=True)
+        for k, gradient in zip(wanted, found, strict=True):
+            to_images[k] = gradient
+        return *to_images, None, None
+
+
+_TWINS = {
+    function: _make_twin(function)
+    for function in (_Sample, _PullBack, _Splat, _SelfAdjoint, _Prefilter, _Compare, _Slope)
+}

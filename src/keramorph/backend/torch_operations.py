@@ -15,9 +15,11 @@ import torch
 from keramorph._typing import Array
 from keramorph.backend import native, portable
 from keramorph.backend.rule import Rule
-from keramorph.backend.spline import EDGE
+from keramorph.backend.torch_namespace import DTYPES, NAMES, xp
+from keramorph.errors import ShapeError
 
 _RULE = "int order, str boundary, float fill_value, bool relative, str gradient"
+_TERMS = "int measure, int extent, int dilation, bool variant"
 _SCHEMAS = {
     "sample": f"(Tensor image, Tensor coordinates, bool plus, {_RULE}) -> Tensor",
     "sample_with_derivative": f"(Tensor image, Tensor coordinates, {_RULE}) -> (Tensor, Tensor)",
@@ -26,43 +28,37 @@ _SCHEMAS = {
     "window_sum": "(Tensor array, SymInt[] size) -> Tensor",
     "gaussian": "(Tensor array, float[] sigma) -> Tensor",
     "prefilter": "(Tensor array, str boundary, bool adjoint) -> Tensor",
+    "compare": f"(Tensor fixed, Tensor moved, {_TERMS}) -> Tensor",
+    "compare_with_derivative": f"(Tensor fixed, Tensor moved, {_TERMS}) -> (Tensor, Tensor)",
 }
-_NAMES = {
-    getattr(torch, name): name
-    for name in (
-        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-        "float16", "bfloat16", "float32", "float64",
-    )
-}  # fmt: skip
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
 def _sample(image: Array, coordinates: Array, plus: bool, *rule: Any) -> Array:
     image_as_read, coordinates, plan = _plan(image, coordinates, rule, image.shape, rule[0])
     if plan is None:
-        values = portable.sample(_xp(), image, coordinates, Rule(*rule))
+        values = portable.sample(xp, image, coordinates, Rule(*rule))
         return coordinates + values if plus else values
     values = _empty((*coordinates.shape[:-1], image.shape[-1]), image_as_read.dtype)
     _kernels.sample(plan, image_as_read.data_ptr(), coordinates.data_ptr(), values.data_ptr(), plus)
-    return values if values.dtype == image.dtype else portable.cast_like(_xp(), values, image)
+    return values if values.dtype == image.dtype else portable.cast_like(xp, values, image)
 
 
 def _sample_with_derivative(image: Array, coordinates: Array, *rule: Any) -> tuple[Array, Array]:
     image_as_read, coordinates, plan = _plan(image, coordinates, rule, image.shape, rule[0])
     if plan is None or rule[0] == 0:
-        return portable.sample_with_derivative(_xp(), image, coordinates, Rule(*rule))
+        return portable.sample_with_derivative(xp, image, coordinates, Rule(*rule))
     values = _empty((*coordinates.shape[:-1], image.shape[-1]), image_as_read.dtype)
     slopes = _empty((*values.shape, coordinates.shape[-1]), coordinates.dtype)
     _kernels.sample_with_derivative(
         plan, image_as_read.data_ptr(), coordinates.data_ptr(), values.data_ptr(), slopes.data_ptr()
     )
-    return portable.cast_like(_xp(), values, image), slopes
+    return portable.cast_like(xp, values, image), slopes
 
 
 def _pull_back(image: Array, coordinates: Array, cotangent: Array, *rule: Any) -> Array:
     image_as_read, coordinates, plan = _plan(image, coordinates, rule, image.shape, rule[0])
     if plan is None or rule[0] == 0:
-        return portable.pull_back(_xp(), image, coordinates, cotangent, Rule(*rule))
+        return portable.pull_back(xp, image, coordinates, cotangent, Rule(*rule))
     cotangent = cotangent.to(image_as_read.dtype).contiguous()
     gradient = _empty(coordinates.shape, coordinates.dtype)
     _kernels.pull_back(
@@ -75,10 +71,10 @@ def _splat(values: Array, coordinates: Array, shape: list[int], *rule: Any) -> A
     sizes = (values.shape[0], *shape, values.shape[-1])
     values_as_read, coordinates, plan = _plan(values, coordinates, rule, sizes, rule[0] or 1)
     if plan is None or values.shape[:-1] != coordinates.shape[:-1]:
-        return portable.splat(_xp(), values, coordinates, tuple(shape), Rule(*rule))
+        return portable.splat(xp, values, coordinates, tuple(shape), Rule(*rule))
     image = _empty(sizes, values_as_read.dtype)
     _kernels.splat(plan, values_as_read.data_ptr(), coordinates.data_ptr(), image.data_ptr())
-    return portable.cast_like(_xp(), image, values)
+    return portable.cast_like(xp, image, values)
 
 
 def _window_sum(array: Array, size: list[int]) -> Array:
@@ -90,20 +86,43 @@ def _gaussian(array: Array, sigma: list[float]) -> Array:
 
 
 def _prefilter(array: Array, boundary: str, adjoint: bool) -> Array:
-    grown = _shape_of_coefficients(array, boundary, adjoint)
-    plan = native.plan_volume(_NAMES[array.dtype], grown if adjoint else tuple(array.shape))
+    grown = native.shape_of_coefficients(array.shape, boundary, adjoint=adjoint)
+    plan = native.plan_volume(NAMES[array.dtype], grown if adjoint else tuple(array.shape))
     if plan is None:
         function = portable.from_coefficients if adjoint else portable.to_coefficients
-        return function(_xp(), array, Rule(3, boundary))  # type: ignore[arg-type]
+        return function(xp, array, Rule(3, boundary))  # type: ignore[arg-type]
     array, result = array.contiguous(), _empty(grown, array.dtype)
     _kernels.prefilter(plan, native.BOUNDARIES.index(boundary), adjoint, array.data_ptr(), result.data_ptr())
     return result
 
 
+def _compare(fixed: Array, moved: Array, *terms: Any) -> Array:
+    return _fill_values(fixed, moved, terms, None)
+
+
+def _compare_with_derivative(fixed: Array, moved: Array, *terms: Any) -> tuple[Array, Array]:
+    derivative = _empty(moved.shape, moved.dtype)
+    return _fill_values(fixed, moved, terms, derivative.data_ptr()), derivative
+
+
+def _fill_values(fixed: Array, moved: Array, terms: tuple, derivative: int | None) -> Array:
+    """Values of a comparison, whose formula is unknown here: the engine calls where there is a kernel alone."""
+    plan = native.plan_volume(NAMES[moved.dtype], tuple(moved.shape))
+    if plan is None or fixed.shape != moved.shape or fixed.dtype != moved.dtype:
+        raise ShapeError(
+            "A kernel compares two images of one shape and type, of at least one and fewer than 2**30 elements. "
+            f"Received: fixed.shape={tuple(fixed.shape)}, moved.shape={tuple(moved.shape)}. "
+            "Set KERAMORPH_KERNELS=off for other ones."
+        )
+    fixed, moved, values = fixed.contiguous(), moved.contiguous(), torch.empty(len(moved), dtype=moved.dtype)
+    _kernels.compare(plan, *terms, fixed.data_ptr(), moved.data_ptr(), values.data_ptr(), derivative)
+    return values
+
+
 def _filter(kernel: Callable, primitive: Callable, array: Array, width: list) -> Array:
-    plan = native.plan_volume(_NAMES[array.dtype], tuple(array.shape))
+    plan = native.plan_volume(NAMES[array.dtype], tuple(array.shape))
     if plan is None:
-        return primitive(_xp(), array, tuple(width))
+        return primitive(xp, array, tuple(width))
     array, result = array.contiguous(), _empty(array.shape, array.dtype)
     kernel(plan, width, array.data_ptr(), result.data_ptr())
     return result
@@ -111,13 +130,13 @@ def _filter(kernel: Callable, primitive: Callable, array: Array, width: list) ->
 
 def _plan(array: Array, coordinates: Array, rule: tuple, sizes: tuple, order: int) -> tuple[Array, Array, Any]:
     """An array in the type in which a kernel reads it, both laid out for it, and its plan; None where none fits."""
-    types = _NAMES[array.dtype], _NAMES[coordinates.dtype]
+    types = NAMES[array.dtype], NAMES[coordinates.dtype]
     kind = native.reading_type(*types, order)
     plan = native.plan_sampling((kind, types[1]), (tuple(sizes), tuple(coordinates.shape)), rule)
     if plan is None:
         return array, coordinates, None
     if kind != types[0]:
-        array = array.to(_DTYPES[kind])
+        array = array.to(DTYPES[kind])
     return array.contiguous(), coordinates.contiguous(), plan
 
 
@@ -128,17 +147,6 @@ def _empty(shape: tuple, dtype: torch.dtype) -> Array:
     if size < native.RECYCLED:
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(_kernels.Memory(size), dtype=dtype, count=count).view(shape)
-
-
-def _shape_of_coefficients(array: Array, boundary: str, adjoint: bool) -> tuple:
-    change = 0 if boundary != "nearest" else -2 * EDGE if adjoint else 2 * EDGE
-    return (array.shape[0], *(n + change for n in array.shape[1:-1]), array.shape[-1])
-
-
-def _xp() -> Any:
-    from keramorph.backend.torch import xp  # which imports this file
-
-    return xp
 
 
 def _fake_sample(image: Array, coordinates: Array, plus: bool, *rule: Any) -> Array:
@@ -163,7 +171,15 @@ def _fake_filter(array: Array, width: list) -> Array:
 
 
 def _fake_prefilter(array: Array, boundary: str, adjoint: bool) -> Array:
-    return array.new_empty(_shape_of_coefficients(array, boundary, adjoint))
+    return array.new_empty(native.shape_of_coefficients(array.shape, boundary, adjoint=adjoint))
+
+
+def _fake_compare(fixed: Array, moved: Array, *terms: Any) -> Array:
+    return moved.new_empty(moved.shape[:1])
+
+
+def _fake_compare_with_derivative(fixed: Array, moved: Array, *terms: Any) -> tuple[Array, Array]:
+    return moved.new_empty(moved.shape[:1]), moved.new_empty(moved.shape)
 
 
 def _fold(operation: Callable) -> Callable:
@@ -193,6 +209,8 @@ _FAKES = {
     "window_sum": _fake_filter,
     "gaussian": _fake_filter,
     "prefilter": _fake_prefilter,
+    "compare": _fake_compare,
+    "compare_with_derivative": _fake_compare_with_derivative,
 }
 
 

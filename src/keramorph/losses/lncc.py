@@ -2,9 +2,11 @@
 
 from typing import Any, Literal
 
+from keramorph import backend
 from keramorph import ops as deformation
 from keramorph._keras import keras
 from keramorph._typing import Array
+from keramorph.backend import Comparison
 from keramorph.errors import OptionError
 from keramorph.losses.images import average_per_sample, prepare_pair, standardize
 from keramorph.losses.windows import average_box
@@ -74,6 +76,12 @@ class LNCC(keras.losses.Loss):
     def call(self, y_true: Array, y_pred: Array) -> Array:
         """Minus the mean local correlation of each sample, `(batch,)`."""
         fixed, moved = prepare_pair(y_true, y_pred)
+        if self.window != "box":
+            return -self._correlate(fixed, moved)
+        comparison = Comparison("local_correlation", int(self.size), variant=self.squared)
+        return -backend.of(moved).compare(fixed, moved, comparison, portably=self._correlate)
+
+    def _correlate(self, fixed: Array, moved: Array) -> Array:
         fixed, moved = standardize(fixed), standardize(moved)
         products = ops.concatenate([fixed, moved, fixed * fixed, moved * moved, fixed * moved], axis=-1)
         f, m, ff, mm, fm = ops.split(self._average(products), 5, axis=-1)
@@ -81,8 +89,8 @@ class LNCC(keras.losses.Loss):
         # A difference of two rounded moments can be negative where the window is flat: never divide by it as it is.
         variances = (ops.relu(ff - f * f) + _FLOOR) * (ops.relu(mm - m * m) + _FLOOR)
         if self.squared:
-            return -average_per_sample(ops.clip(ops.square(covariance) / variances, 0.0, 1.0))
-        return -average_per_sample(ops.clip(covariance * ops.rsqrt(variances), -1.0, 1.0))
+            return average_per_sample(ops.clip(ops.square(covariance) / variances, 0.0, 1.0))
+        return average_per_sample(ops.clip(covariance * ops.rsqrt(variances), -1.0, 1.0))
 
     def _average(self, products: Array) -> Array:
         if self.window == "box":

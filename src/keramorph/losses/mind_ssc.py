@@ -3,8 +3,10 @@
 from itertools import combinations
 from typing import Any
 
+from keramorph import backend
 from keramorph._keras import keras
 from keramorph._typing import Array
+from keramorph.backend import Comparison
 from keramorph.errors import OptionError, ShapeError
 from keramorph.losses.images import average, average_per_sample, prepare_pair, spatial_axes, standardize
 from keramorph.losses.windows import average_box
@@ -76,8 +78,11 @@ class MINDSSC(keras.losses.Loss):
                 "Self-similarities need two or more spatial axes. Received: "
                 f"y_true.shape={tuple(fixed.shape)}. Use LNCC or MutualInformation for signals of one axis."
             )
-        difference = self.describe(moved) - self.describe(fixed)
-        return average_per_sample(ops.square(difference))
+        comparison = Comparison("self_similarity", self.radius, self.dilation)
+        return backend.of(moved).compare(fixed, moved, comparison, portably=self._tell_apart)
+
+    def _tell_apart(self, fixed: Array, moved: Array) -> Array:
+        return average_per_sample(ops.square(self.describe(moved) - self.describe(fixed)))
 
     def describe(self, image: Array) -> Array:
         """Descriptors of an image `(batch, *spatial, channels)`: `(batch, *spatial, pairs, channels)` in [0, 1]."""

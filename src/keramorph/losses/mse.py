@@ -1,7 +1,9 @@
 """Mean squared difference."""
 
+from keramorph import backend
 from keramorph._keras import keras
 from keramorph._typing import Array
+from keramorph.backend import Comparison
 from keramorph.losses.images import average_per_sample, prepare_pair
 
 ops = keras.ops
@@ -37,4 +39,8 @@ class MSE(keras.losses.Loss):
     def call(self, y_true: Array, y_pred: Array) -> Array:
         """Mean squared difference of each sample, `(batch,)`."""
         fixed, moved = prepare_pair(y_true, y_pred)
-        return average_per_sample(ops.square(moved - fixed))
+        return backend.of(moved).compare(fixed, moved, Comparison("squared_difference"), portably=_average_difference)
+
+
+def _average_difference(fixed: Array, moved: Array) -> Array:
+    return average_per_sample(ops.square(moved - fixed))

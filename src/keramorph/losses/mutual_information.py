@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from keramorph import backend
 from keramorph._keras import keras
 from keramorph._typing import Array
+from keramorph.backend import Comparison
 from keramorph.errors import OptionError
 from keramorph.losses.images import average_per_sample, prepare_pair, spatial_axes
 
@@ -73,6 +75,11 @@ class MutualInformation(keras.losses.Loss):
     def call(self, y_true: Array, y_pred: Array) -> Array:
         """Minus the mutual information of each sample, `(batch,)`."""
         fixed, moved = prepare_pair(y_true, y_pred)
+        comparison = Comparison("mutual_information", self.bins, variant=self.normalized)
+        return -backend.of(moved).compare(fixed, moved, comparison, portably=self._inform)
+
+    def _inform(self, fixed: Array, moved: Array) -> Array:
+        """Mutual information of each sample, `(batch,)`."""
         channels = fixed.shape[-1]
         fixed, moved = _flatten(_place(fixed, self.bins)), _flatten(_place(moved, self.bins))
         counts = fill_joint_histogram(fixed, moved, bins=self.bins)
@@ -80,7 +87,7 @@ class MutualInformation(keras.losses.Loss):
         separate = _entropy(ops.sum(joint, axis=2)) + _entropy(ops.sum(joint, axis=1))
         together = _entropy(ops.reshape(joint, (-1, self.bins * self.bins)))
         information = separate / together if self.normalized else separate - together
-        return -average_per_sample(ops.reshape(information, (-1, channels)))
+        return average_per_sample(ops.reshape(information, (-1, channels)))
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that rebuild the loss."""

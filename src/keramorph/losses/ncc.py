@@ -1,7 +1,9 @@
 """Normalised cross-correlation over the whole image."""
 
+from keramorph import backend
 from keramorph._keras import keras
 from keramorph._typing import Array
+from keramorph.backend import Comparison
 from keramorph.losses.images import average_per_sample, prepare_pair, standardize
 
 ops = keras.ops
@@ -38,5 +40,9 @@ class NCC(keras.losses.Loss):
     def call(self, y_true: Array, y_pred: Array) -> Array:
         """Minus the mean correlation of each sample, `(batch,)`."""
         fixed, moved = prepare_pair(y_true, y_pred)
-        # Rounding may carry the correlation of an image with itself a few ulps past 1.
-        return -ops.clip(average_per_sample(standardize(fixed) * standardize(moved)), -1.0, 1.0)
+        return -backend.of(moved).compare(fixed, moved, Comparison("correlation"), portably=_correlate)
+
+
+def _correlate(fixed: Array, moved: Array) -> Array:
+    # Rounding may carry the correlation of an image with itself a few ulps past 1.
+    return ops.clip(average_per_sample(standardize(fixed) * standardize(moved)), -1.0, 1.0)

@@ -1,0 +1,480 @@
+// Mean squared difference of the self-similarity descriptors (MIND-SSC) of two images, and its derivative.
+//
+// The formulae are in similarities.hpp. Distances of patches are sums over boxes of squared differences of neighbours:
+// all 12 of both images (4 in two dimensions) are added up in one march, and computed again whenever they are needed,
+// because that takes less time than to write them to memory and to read them back. There are three marches: for the mean
+// variance T, for dL/dT, and for the derivative. The last goes in chunks of planes: dL/de of a chunk is kept, its box sums
+// weigh the differences of the neighbours, and those are added up at the voxels they came from. Kept are 12 and 5 numbers
+// per voxel of about 20 planes. In two dimensions these are 4 and 3 for each voxel of the image.
+//
+// Distances are taken from the images as they are, times the square of the scale s that would bring them to variance 1.
+// That s depends on the moved image leads to one more term: L stays the same if all distances and the floor of T are
+// multiplied by one number, so that sum e_k dL/de_k = -floor dL/dT, and the derivative is s^2 times
+//   2 sum (differences times box sums of dL/de) + 2 floor c (m - mean).
+#include "boxes.hpp"
+#include "measures.hpp"
+#include "patterns.hpp"
+#include "similarities.hpp"
+
+namespace keramorph::KERAMORPH_INSTRUCTIONS {
+namespace filters {
+namespace {
+
+// Sizes that all parts know: three axes, and elements of a row and of a plane.
+struct Extent {
+  std::int64_t count[3], channels, row, plane, dilation, step;  // step: dilation in elements of a row
+};
+
+KERAMORPH_INLINE std::int64_t before(std::int64_t at, std::int64_t dilation) { return most(at - dilation, 0); }
+KERAMORPH_INLINE std::int64_t behind(std::int64_t at, std::int64_t dilation, std::int64_t count) {
+  return least(at + dilation, count - 1);
+}
+
+// Some elements of a row, `by` elements further, the edge extended.
+template <class V, class T>
+KERAMORPH_INLINE V load_shifted(const T* row, std::int64_t i, std::int64_t by, const Extent& extent) {
+  constexpr std::int64_t wide = sizeof(V) / sizeof(T);
+  if (i + by >= 0 && i + by + wide <= extent.row) return load<V>(row + i + by);
+  T value[wide];
+  for (std::int64_t l = 0; l < wide; ++l) {
+    const std::int64_t channel = (i + l) % extent.channels, last = extent.row - extent.channels + channel;
+    value[l] = row[i + l + by < 0 ? channel : i + l + by >= extent.row ? last : i + l + by];
+  }
+  return load<V>(value);
+}
+
+// Squared differences of all pairs of neighbours, of the fixed image and then of the moved one, for `sum_boxes`.
+template <class T, int D>
+struct Squares {
+  static constexpr Pairs<D> pairs{};
+  static constexpr int count = Pairs<D>::count;
+  const T *fixed, *moved;
+  Extent extent;
+  std::int64_t first;  // plane of the image that is plane 0 of the march
+
+  template <class V>
+  static KERAMORPH_INLINE void take(const T* image, const Extent& extent, std::int64_t z, std::int64_t y, std::int64_t i,
+                                    V* quantity) {
+    const std::int64_t row = extent.row, dilation = extent.dilation;
+    const T* plane = image + z * extent.plane;
+    const T* here = image + y * row + i;
+    V at[Pairs<D>::neighbours];
+    if constexpr (D == 3) {
+      at[0] = load<V>(here + before(z, dilation) * extent.plane);
+      at[1] = load<V>(here + behind(z, dilation, extent.count[0]) * extent.plane);
+    }
+    at[2 * D - 4] = load<V>(plane + before(y, dilation) * row + i);
+    at[2 * D - 3] = load<V>(plane + behind(y, dilation, extent.count[1]) * row + i);
+    at[2 * D - 2] = load_shifted<V>(plane + y * row, i, -extent.step, extent);
+    at[2 * D - 1] = load_shifted<V>(plane + y * row, i, extent.step, extent);
+    for (int k = 0; k < count; ++k) {
+      const V difference = at[pairs.first[k]] - at[pairs.second[k]];
+      quantity[k] = difference * difference;
+    }
+  }
+
+  template <class V>
+  KERAMORPH_INLINE auto column(std::int64_t y, std::int64_t i) const {
+    return [f = fixed, m = moved, extent = extent, first = first, y, i](std::int64_t z, V(&quantity)[2 * count]) {
+      take<V>(f, extent, first + z, y, i, quantity);
+      take<V>(m, extent, first + z, y, i, quantity + count);
+    };
+  }
+};
+
+// A ring of planes of several maps. Planes are a few cache lines more than whole small pages apart, so that those of one
+// column do not push each other out of the cache.
+template <class T>
+struct Ring {
+  T* memory;
+  std::int64_t maps, planes, plane, row;
+
+  static std::int64_t spread(std::int64_t elements) {
+    constexpr std::int64_t line = 64 / sizeof(T), page = 4096 / sizeof(T);
+    return elements < page ? padded<T>(elements) : (elements + page - 1) / page * page + 3 * line;
+  }
+  std::int64_t elements() const { return maps * planes * plane; }
+  T* at(std::int64_t map, std::int64_t z, std::int64_t y) const {
+    return memory + (z % planes * maps + map) * plane + y * row;
+  }
+};
+
+template <class T, int Maps>
+struct RingValues {
+  Ring<T> ring;
+  std::int64_t first;
+
+  template <class V>
+  KERAMORPH_INLINE auto column(std::int64_t y, std::int64_t i) const {
+    // Where the planes begin anew: a march is no longer than the ring.
+    const std::int64_t turn = ring.planes - first % ring.planes, plane = ring.plane;
+    const T *low = ring.at(0, first, y) + i, *high = low - ring.planes * Maps * plane;
+    return [=](std::int64_t z, V(&quantity)[Maps]) {
+      const T* from = (z < turn ? low : high) + z * Maps * plane;
+      for (int q = 0; q < Maps; ++q) quantity[q] = load<V>(from + q * plane);
+    };
+  }
+};
+
+enum Purpose { find_typical, find_constant, find_value, find_slopes };
+
+// What the marches share. Rows have one number for each element of a row of the image.
+template <class T>
+struct Sheet {
+  Bounds<T> fixed, moved;
+  const T *share_z, *share_y;  // 1 / number of planes and rows of a box inside the image
+  T* constant;                 // c
+  double* totals;              // what a march adds up, for each row of the image and each channel, `sums` numbers
+};
+constexpr std::int64_t sums = 2;
+
+// Takes the sums of squares of a row, and does with them what the march is for.
+template <class T, int D>
+struct Describe {
+  static constexpr int count = Pairs<D>::count;
+  Purpose purpose;
+  Extent extent;
+  Sheet<T> sheet;
+  Ring<T> ring;
+  std::int64_t offset, first, last;  // plane 0 of the march, and the planes that are wanted
+
+  void operator()(std::int64_t plane, std::int64_t y, T* rows, std::int64_t pitch) const {
+    const std::int64_t z = offset + plane;
+    if (z < first || z >= last) return;
+    double* total = sheet.totals + (z * extent.count[1] + y) * extent.channels * sums;
+    for (std::int64_t k = 0; k < extent.channels * sums; ++k) total[k] = 0;
+    for (std::int64_t at = 0; at < extent.row; at += segment) {
+      part(z, y, at, least(segment, extent.row - at), rows, pitch, total);
+    }
+  }
+
+  void part(std::int64_t z, std::int64_t y, std::int64_t at, std::int64_t length, const T* rows, std::int64_t pitch,
+            double* total) const {
+    const T across = sheet.share_z[z] * sheet.share_y[y];
+    const T* moved = rows + count * pitch;
+    Settled<T> f, m;
+    Gathered<T> gathered;
+    settle<T, count>(moved, pitch, sheet.moved, at, length, across, m);
+    if (purpose == find_constant && !is_clipped(m, at, length)) return;
+    settle<T, count>(rows, pitch, sheet.fixed, at, length, across, f);
+    if (purpose == find_typical) {
+      add(f.spread, at, length, 0, total);
+      add(m.spread, at, length, 1, total);
+      return;
+    }
+    if (purpose == find_slopes) {
+      T* slopes = ring.at(0, z, y) + at;
+      gather_differences<T, count, true>(rows + at, moved + at, pitch, length, f, m, slopes, ring.plane, gathered);
+      lead_back<T, count>(moved + at, pitch, at, length, sheet.moved, sheet.constant, m, gathered, slopes, ring.plane);
+    } else {
+      gather_differences<T, count, false>(rows + at, moved + at, pitch, length, f, m, nullptr, 0, gathered);
+    }
+    add(gathered.squares, at, length, 0, total);
+    if (purpose != find_constant) return;
+    for (std::int64_t i = 0; i < length; ++i) {
+      const T share = m.spread[i] < sheet.moved.lower[at + i]   ? T(variance_range)
+                      : m.spread[i] > sheet.moved.upper[at + i] ? T(1 / variance_range)
+                                                                : T(0);
+      gathered.bend[i] *= share;
+    }
+    add(gathered.bend, at, length, 1, total);
+  }
+
+  // Whether a variance that is not 0 is out of its bounds: only then T takes part in the descriptors.
+  bool is_clipped(const Settled<T>& m, std::int64_t at, std::int64_t length) const {
+    const T *lower = sheet.moved.lower + at, *upper = sheet.moved.upper + at;
+    int clipped = 0;
+    for (std::int64_t i = 0; i < length; ++i) {
+      clipped |= m.spread[i] != 0 && !(m.spread[i] >= lower[i] && m.spread[i] <= upper[i]);
+    }
+    return clipped != 0;
+  }
+
+  void add(const T* values, std::int64_t at, std::int64_t length, std::int64_t which, double* total) const {
+    const std::int64_t channels = extent.channels;
+    if (channels == 1) {
+      double sum = 0;
+      for (std::int64_t i = 0; i < length; ++i) sum += static_cast<double>(values[i]);
+      total[which] += sum;
+      return;
+    }
+    for (std::int64_t i = 0; i < length; ++i) {
+      total[(at + i) % channels * sums + which] += static_cast<double>(values[i]);
+    }
+  }
+};
+
+// Takes the box sums of dL/de of a row: what each neighbour gets, as maps of the place of the pair. Neighbours along the
+// row are put where they belong.
+template <class T, int D>
+struct Weigh {
+  static constexpr Pairs<D> pairs{};
+  static constexpr int count = Pairs<D>::count, neighbours = Pairs<D>::neighbours;
+  const T* moved;
+  Extent extent;
+  Ring<T> ring;
+  Workspaces* spaces;
+  std::int64_t offset, first, last;
+
+  void operator()(std::int64_t plane, std::int64_t y, T* rows, std::int64_t pitch) const {
+    const std::int64_t z = offset + plane, row = extent.row;
+    if (z < first || z >= last) return;
+    Workspaces::Lease space(*spaces);
+    T *left = space.as<T>(), *right = left + pitch;
+    const T* here = moved + z * extent.plane + y * row;
+    const T* at[neighbours];
+    T* to[neighbours];
+    const std::int64_t dilation = extent.dilation;
+    if constexpr (D == 3) {
+      at[0] = moved + before(z, dilation) * extent.plane + y * row;
+      at[1] = moved + behind(z, dilation, extent.count[0]) * extent.plane + y * row;
+    }
+    at[2 * D - 4] = moved + z * extent.plane + before(y, dilation) * row;
+    at[2 * D - 3] = moved + z * extent.plane + behind(y, dilation, extent.count[1]) * row;
+    const std::int64_t step = least(extent.step, row), channels = extent.channels;
+    for (std::int64_t i = 0; i < step; ++i) left[i] = here[i % channels];
+    for (std::int64_t i = step; i < row; ++i) left[i] = here[i - step];
+    for (std::int64_t i = 0; i < row - step; ++i) right[i] = here[i + step];
+    for (std::int64_t i = row - step; i < row; ++i) right[i] = here[row - channels + i % channels];
+    at[2 * D - 2] = left;
+    at[2 * D - 1] = right;
+    for (int n = 0; n < 2 * D - 2; ++n) to[n] = ring.at(n, z, y);
+    to[2 * D - 2] = left + 2 * pitch;
+    to[2 * D - 1] = left + 3 * pitch;
+    weigh(rows, pitch, at, to);
+    T* KERAMORPH_RESTRICT along = ring.at(2 * D - 2, z, y);
+    const T *backward = to[2 * D - 2], *forward = to[2 * D - 1];
+    for (std::int64_t i = 0; i < row; ++i) along[i] = T(0);
+    for (std::int64_t i = 0; i < row - step; ++i) along[i] += backward[i + step];
+    for (std::int64_t i = step; i < row; ++i) along[i] += forward[i - step];
+    for (std::int64_t i = 0; i < step; ++i) along[i % channels] += backward[i];
+    for (std::int64_t i = row - step; i < row; ++i) along[row - channels + i % channels] += forward[i];
+  }
+
+  void weigh(const T* rows, std::int64_t pitch, const T* const (&at)[neighbours], T* const (&to)[neighbours]) const {
+    KERAMORPH_INDEPENDENT
+    for (std::int64_t i = 0; i < extent.row; ++i) {
+      T value[neighbours], sum[neighbours] = {};
+      for (int n = 0; n < neighbours; ++n) value[n] = at[n][i];
+      for (int k = 0; k < count; ++k) {
+        const T share = rows[k * pitch + i] * (value[pairs.first[k]] - value[pairs.second[k]]);
+        sum[pairs.first[k]] += share;
+        sum[pairs.second[k]] -= share;
+      }
+      for (int n = 0; n < neighbours; ++n) to[n][i] = sum[n];
+    }
+  }
+};
+
+// The voxels first <= k < last whose neighbour before or behind them is voxel `at`.
+struct Origins {
+  std::int64_t first, last;
+
+  Origins(bool forward, std::int64_t at, std::int64_t dilation, std::int64_t count) {
+    first = forward ? at - dilation : at + dilation, last = first + 1;
+    // At its edge a voxel stands for all that lie beyond.
+    if (forward && at == count - 1) last = count;
+    if (!forward && at == 0) first = 0;
+    first = most(first, 0), last = least(last, count);
+  }
+};
+
+template <class T, int D>
+class SelfSimilarity {
+ public:
+  SelfSimilarity(const Volume& volume, std::int64_t radius, std::int64_t dilation, const T* fixed, const T* moved,
+                 T* derivative)
+      : pattern_(lay_out_rows(volume)), fixed_(fixed), moved_(moved), derivative_(derivative) {
+    const std::int64_t edges[max_ndim] = {2 * radius + 1, 2 * radius + 1, 2 * radius + 1};
+    boxes_ = lay_out(volume, edges);
+    for (int d = 0; d < 3; ++d) extent_.count[d] = boxes_.count[d];
+    radius_ = boxes_.width[0] / 2;
+    extent_.channels = boxes_.channels;
+    extent_.row = boxes_.row;
+    extent_.plane = boxes_.row * boxes_.count[1];
+    extent_.dilation = least(dilation, most(most(extent_.count[0], extent_.count[1]), extent_.count[2]));
+    extent_.step = extent_.dilation * extent_.channels;
+    lay_out_sheet();
+  }
+
+  double run() {
+    spread_scales();
+    march(find_typical);
+    for (std::int64_t k = 0; k < extent_.channels; ++k) {
+      spread_bounds(lower_f, k, 0);
+      spread_bounds(lower_m, k, 1);
+    }
+    if (derivative_ == nullptr) {
+      march(find_value);
+    } else {
+      march(find_constant);
+      for (std::int64_t k = 0; k < extent_.channels; ++k) {
+        const double constant = add_up(k, 1) / static_cast<double>(pattern_.voxels);
+        spread(constants, k, constant);
+        spread(pulls, k, variance_floor * constant * squares_[k]);
+      }
+      differentiate();
+    }
+    double value = 0;
+    for (std::int64_t k = 0; k < extent_.channels; ++k) value += add_up(k, 0);
+    return value / static_cast<double>(pattern_.elements * count);
+  }
+
+ private:
+  static constexpr int count = Pairs<D>::count, maps = 2 * D - 1;
+  enum Kept { share_f, lower_f, upper_f, share_m, lower_m, upper_m, constants, pulls, means, rows_kept };
+
+  T* kept(int which) const { return row_space_.as<T>() + which * padded<T>(extent_.row); }
+
+  void spread(int which, std::int64_t channel, double value) const {
+    for (std::int64_t i = channel; i < extent_.row; i += extent_.channels) kept(which)[i] = static_cast<T>(value);
+  }
+
+  void spread_bounds(int lower, std::int64_t channel, std::int64_t image) const {
+    const double typical = add_up(channel, image) / static_cast<double>(pattern_.voxels) + variance_floor;
+    spread(lower, channel, variance_range * typical);
+    spread(lower + 1, channel, typical / variance_range);
+  }
+
+  double add_up(std::int64_t channel, std::int64_t which) const {
+    double sum = 0;
+    for (std::int64_t line = 0; line < extent_.count[0] * extent_.count[1]; ++line) {
+      sum += sheet_.totals[(line * extent_.channels + channel) * sums + which];
+    }
+    return sum;
+  }
+
+  void lay_out_sheet() {
+    const std::int64_t lines = extent_.count[0] * extent_.count[1], size = sizeof(T);
+    row_space_.grow((rows_kept * padded<T>(extent_.row) + extent_.count[0] + extent_.count[1]) * size);
+    total_space_.grow((lines * sums + 1) * extent_.channels * static_cast<std::int64_t>(sizeof(double)));
+    T* shares = kept(rows_kept);
+    count_inside(boxes_.count[0], boxes_.width[0], 1, shares);
+    count_inside(boxes_.count[1], boxes_.width[1], 1, shares + boxes_.count[0]);
+    sheet_ = {{kept(share_f), kept(lower_f), kept(upper_f)}, {kept(share_m), kept(lower_m), kept(upper_m)},
+              shares, shares + boxes_.count[0], kept(constants), total_space_.as<double>()};
+    squares_ = sheet_.totals + lines * sums * extent_.channels;
+  }
+
+  void spread_scales() {
+    Buffer space(extent_.channels * static_cast<std::int64_t>(sizeof(Moments)));
+    Moments* moments = space.as<Moments>();
+    sum_moments(pattern_, fixed_, moved_, moments);
+    count_inside(boxes_.count[2], boxes_.width[2], extent_.channels, kept(share_f));
+    count_inside(boxes_.count[2], boxes_.width[2], extent_.channels, kept(share_m));
+    for (std::int64_t k = 0; k < extent_.channels; ++k) {
+      const Levels levels = find_levels(moments[k], pattern_.voxels);
+      squares_[k] = levels.scale_m * levels.scale_m;
+      spread(means, k, moments[k].origin_m + levels.mean_m);
+      for (std::int64_t i = k; i < extent_.row; i += extent_.channels) {
+        kept(share_f)[i] *= static_cast<T>(levels.scale_f * levels.scale_f);
+        kept(share_m)[i] *= static_cast<T>(squares_[k]);
+      }
+      spread(lower_f, k, 0), spread(upper_f, k, 0), spread(lower_m, k, 0), spread(upper_m, k, 0);
+    }
+  }
+
+  void march(Purpose purpose) const { march(purpose, 0, extent_.count[0], Ring<T>{}); }
+
+  // Describe the planes first .. last.
+  void march(Purpose purpose, std::int64_t first, std::int64_t last, const Ring<T>& ring) const {
+    std::int64_t offset;
+    const Boxes boxes = cut(first, last, offset);
+    const Squares<T, D> squares{fixed_, moved_, extent_, offset};
+    sum_boxes<T, 2 * count>(boxes, squares, Describe<T, D>{purpose, extent_, sheet_, ring, offset, first, last});
+  }
+
+  // The boxes that planes first .. last of results need, from plane `offset` on.
+  Boxes cut(std::int64_t first, std::int64_t last, std::int64_t& offset) const {
+    Boxes boxes = boxes_;
+    offset = most(first - radius_, 0);
+    boxes.count[0] = least(last + radius_, extent_.count[0]) - offset;
+    boxes.width[0] = least(boxes.width[0], 2 * boxes.count[0] - 1);
+    return boxes;
+  }
+
+  void differentiate() const {
+    const std::int64_t planes = extent_.count[0], plane = Ring<T>::spread(extent_.plane), row = extent_.row;
+    const std::int64_t chunk = most(16, 4 * radius_), dilation = least(extent_.dilation, planes);
+    Ring<T> slopes{nullptr, count, least(planes, chunk + 2 * radius_), plane, row};
+    Ring<T> shares{nullptr, maps, least(planes, chunk + radius_ + 2 * dilation), plane, row};
+    Lasting space((slopes.elements() + shares.elements()) * static_cast<std::int64_t>(sizeof(T)));
+    slopes.memory = space.as<T>();
+    shares.memory = slopes.memory + slopes.elements();
+    Workspaces spaces(4 * padded<T>(row) * static_cast<std::int64_t>(sizeof(T)));
+    // Planes that are described, weighed and finished.
+    for (std::int64_t described = 0, weighed = 0, finished = 0; finished < planes;) {
+      const std::int64_t next = least(described + chunk, planes), whole = next == planes ? planes : next - radius_;
+      march(find_slopes, described, next, slopes);
+      described = next;
+      if (whole > weighed) {
+        std::int64_t offset;
+        const Boxes boxes = cut(weighed, whole, offset);
+        const Weigh<T, D> sink{moved_, extent_, shares, &spaces, offset, weighed, whole};
+        sum_boxes<T, count>(boxes, RingValues<T, count>{slopes, offset}, sink);
+        weighed = whole;
+      }
+      const std::int64_t end = weighed == planes ? planes : weighed - dilation;
+      if (end > finished) {
+        finish(finished, end, shares);
+        finished = end;
+      }
+    }
+  }
+
+  // Add up at each voxel of the planes first .. last what it gets as a neighbour.
+  void finish(std::int64_t first, std::int64_t last, const Ring<T>& shares) const {
+    const std::int64_t rows = extent_.count[1];
+    const T factor = static_cast<T>(4 / static_cast<double>(pattern_.elements * count));
+    parallel((last - first) * rows, 16, [&](std::int64_t from, std::int64_t to) {
+      for (std::int64_t line = from; line < to; ++line) {
+        const std::int64_t z = first + line / rows, y = line % rows;
+        T* result = derivative_ + z * extent_.plane + y * extent_.row;
+        const T* m = moved_ + z * extent_.plane + y * extent_.row;
+        const T *along = shares.at(maps - 1, z, y), *pull = kept(pulls), *mean = kept(means);
+        KERAMORPH_INDEPENDENT
+        for (std::int64_t i = 0; i < extent_.row; ++i) result[i] = along[i] + pull[i] * (m[i] - mean[i]);
+        for (int forward = 0; forward < 2; ++forward) {
+          const Origins origins(forward == 1, y, extent_.dilation, rows);
+          for (std::int64_t k = origins.first; k < origins.last; ++k) add(shares.at(2 * D - 4 + forward, z, k), result);
+          if (D == 2) continue;
+          const Origins planes(forward == 1, z, extent_.dilation, extent_.count[0]);
+          for (std::int64_t k = planes.first; k < planes.last; ++k) add(shares.at(forward, k, y), result);
+        }
+        for (std::int64_t i = 0; i < extent_.row; ++i) result[i] *= factor;
+      }
+    });
+  }
+
+  void add(const T* KERAMORPH_RESTRICT more, T* KERAMORPH_RESTRICT sum) const {
+    for (std::int64_t i = 0; i < extent_.row; ++i) sum[i] += more[i];
+  }
+
+  Pattern pattern_;
+  const T *fixed_, *moved_;
+  T* derivative_;
+  Boxes boxes_;
+  Extent extent_;
+  Sheet<T> sheet_;
+  std::int64_t radius_;
+  double* squares_;  // square of the moved image's scale in each channel
+  Buffer row_space_, total_space_;
+};
+
+}  // namespace
+}  // namespace filters
+
+void compare_self_similarities(const Volume& volume, std::int64_t radius, std::int64_t dilation, const void* fixed,
+                               const void* moved, void* value, void* derivative) {
+  using namespace filters;
+  choose_type(volume, [&](auto one) {
+    using T = decltype(one);
+    const auto compare = [&](const Pattern&, const T* f, const T* m, T* result) {
+      if (volume.ndim == 3) return SelfSimilarity<T, 3>(volume, radius, dilation, f, m, result).run();
+      return SelfSimilarity<T, 2>(volume, radius, dilation, f, m, result).run();
+    };
+    compare_entries<T>(volume, fixed, moved, value, derivative, compare);
+  });
+}
+
+}  // namespace keramorph::KERAMORPH_INSTRUCTIONS
