@@ -71,17 +71,20 @@ struct Squares {
                                     V* quantity) {
     V at[Pairs<D>::neighbours];
     load_neighbours<V, D>(image, extent, z, y, i, at);
+    KERAMORPH_UNROLL
     for (int k = 0; k < count; ++k) {
       const V difference = at[pairs.first[k]] - at[pairs.second[k]];
       quantity[k] = difference * difference;
     }
   }
 
+  static constexpr int parts = 2;
+
   template <class V>
-  KERAMORPH_INLINE auto column(std::int64_t y, std::int64_t i) const {
-    return [f = fixed, m = moved, extent = extent, y, i](std::int64_t z, V(&quantity)[2 * count]) __attribute__((always_inline)) {
-      take<V>(f, extent, z, y, i, quantity);
-      take<V>(m, extent, z, y, i, quantity + count);
+  KERAMORPH_INLINE auto column(int part, std::int64_t y, std::int64_t i) const {
+    const T* image = part == 0 ? fixed : moved;
+    return [&extent = extent, image, y, i](std::int64_t z, V(&quantity)[count]) __attribute__((always_inline)) {
+      take<V>(image, extent, z, y, i, quantity);
     };
   }
 };
@@ -106,11 +109,12 @@ struct Ring {
 
 template <class T, int Maps>
 struct RingValues {
+  static constexpr int parts = 1;
   Ring<T> ring;
 
   template <class V>
-  KERAMORPH_INLINE auto column(std::int64_t y, std::int64_t i) const {
-    return [ring = ring, y, i](std::int64_t z, V(&quantity)[Maps]) __attribute__((always_inline)) {
+  KERAMORPH_INLINE auto column(int, std::int64_t y, std::int64_t i) const {
+    return [&ring = ring, y, i](std::int64_t z, V(&quantity)[Maps]) __attribute__((always_inline)) {
       const T* from = ring.at(0, z, y) + i;
       for (int q = 0; q < Maps; ++q) quantity[q] = load<V>(from + q * ring.plane);
     };

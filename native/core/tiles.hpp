@@ -5,7 +5,8 @@
 // plane of results. It sums the first axis straight from the images, once for each plane of the box, and keeps as many
 // rows as a box is wide. The cost grows with the width; up to a dozen voxels that is the faster way.
 //
-// Sources are those of `sum_boxes`. A sink takes stretches of rows: sink(z, y, tile, at, length, sums, pitch), `at` being
+// Sources are like those of `sum_boxes`, but hand out their quantities in `parts` of equal size, one after the other, so
+// that the sums of one part fit the registers: column<V>(part, y, i). A sink takes stretches of rows: sink(z, y, tile, at, length, sums, pitch), `at` being
 // the first element. There is room for a whole tile in each row of sums.
 #pragma once
 
@@ -80,15 +81,20 @@ class TileMarch {
   template <class V>
   KERAMORPH_INLINE void cross(std::int64_t z, std::int64_t y, std::int64_t i, T* to) const {
     const std::int64_t first = most(z - radius_[0], 0), last = least(z + radius_[0], boxes_.count[0] - 1);
-    const auto column = source_.template column<V>(y, i);
-    V sum[Quantities];
-    column(first, sum);
-    for (std::int64_t plane = first + 1; plane <= last; ++plane) {
-      V quantity[Quantities];
-      column(plane, quantity);
-      for (int q = 0; q < Quantities; ++q) sum[q] = sum[q] + quantity[q];
+    for (int part = 0; part < Source::parts; ++part) {
+      constexpr int count = Quantities / Source::parts;
+      const auto column = source_.template column<V>(part, y, i);
+      V sum[count];
+      column(first, sum);
+      for (std::int64_t plane = first + 1; plane <= last; ++plane) {
+        V quantity[count];
+        column(plane, quantity);
+        KERAMORPH_UNROLL
+        for (int q = 0; q < count; ++q) sum[q] = sum[q] + quantity[q];
+      }
+      KERAMORPH_UNROLL
+      for (int q = 0; q < count; ++q) store<V>(to + (part * count + q) * pitch_, sum[q]);
     }
-    for (int q = 0; q < Quantities; ++q) store<V>(to + q * pitch_, sum[q]);
   }
 
   void add_rows(const T* ring, std::int64_t first, std::int64_t last, T* KERAMORPH_RESTRICT lines) const {
