@@ -9,6 +9,7 @@
 
 #define KERAMORPH_RESTRICT __restrict__
 #define KERAMORPH_INDEPENDENT _Pragma("GCC ivdep")
+#define KERAMORPH_UNROLL _Pragma("GCC unroll 16")
 #define KERAMORPH_PREFETCH(address) __builtin_prefetch(address, 0, 2)
 
 namespace keramorph::KERAMORPH_INSTRUCTIONS::filters {

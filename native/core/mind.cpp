@@ -11,10 +11,10 @@
 // That s depends on the moved image leads to one more term: L stays the same if all distances and the floor of T are
 // multiplied by one number, so that sum e_k dL/de_k = -floor dL/dT, and the derivative is s^2 times
 //   2 sum (differences times box sums of dL/de) + 2 floor c (m - mean).
-#include "boxes.hpp"
 #include "measures.hpp"
 #include "patterns.hpp"
 #include "similarities.hpp"
+#include "tiles.hpp"
 
 namespace keramorph::KERAMORPH_INSTRUCTIONS {
 namespace filters {
@@ -22,7 +22,8 @@ namespace {
 
 // Sizes that all parts know: three axes, and elements of a row and of a plane.
 struct Extent {
-  std::int64_t count[3], channels, row, plane, dilation, step;  // step: dilation in elements of a row
+  std::int64_t count[3], channels, row, plane, tiles, dilation, step;  // step: dilation in elements of a row
+  const std::int32_t *before, *behind;  // the neighbours of each element of a row
 };
 
 KERAMORPH_INLINE std::int64_t before(std::int64_t at, std::int64_t dilation) { return most(at - dilation, 0); }
@@ -30,54 +31,60 @@ KERAMORPH_INLINE std::int64_t behind(std::int64_t at, std::int64_t dilation, std
   return least(at + dilation, count - 1);
 }
 
-// Some elements of a row, `by` elements further, the edge extended.
+// Some elements of a row, `by` elements further. Near the ends of a row each is looked up, so that the edge is extended.
 template <class V, class T>
-KERAMORPH_INLINE V load_shifted(const T* row, std::int64_t i, std::int64_t by, const Extent& extent) {
+KERAMORPH_INLINE V load_shifted(const T* row, std::int64_t i, std::int64_t by, const std::int32_t* where,
+                                std::int64_t count) {
   constexpr std::int64_t wide = sizeof(V) / sizeof(T);
-  if (i + by >= 0 && i + by + wide <= extent.row) return load<V>(row + i + by);
+  if (i + by >= 0 && i + by + wide <= count) return load<V>(row + i + by);
   T value[wide];
-  for (std::int64_t l = 0; l < wide; ++l) {
-    const std::int64_t channel = (i + l) % extent.channels, last = extent.row - extent.channels + channel;
-    value[l] = row[i + l + by < 0 ? channel : i + l + by >= extent.row ? last : i + l + by];
-  }
+  for (std::int64_t l = 0; l < wide; ++l) value[l] = row[where[i + l]];
   return load<V>(value);
 }
 
-// Squared differences of all pairs of neighbours, of the fixed image and then of the moved one, for `sum_boxes`.
+// The neighbours of some elements of a row.
+template <class V, int D, class T>
+KERAMORPH_INLINE void load_neighbours(const T* image, const Extent& extent, std::int64_t z, std::int64_t y,
+                                      std::int64_t i, V* at) {
+  const std::int64_t row = extent.row, dilation = extent.dilation;
+  const T *plane = image + z * extent.plane, *here = image + y * row + i;
+  if constexpr (D == 3) {
+    at[0] = load<V>(here + before(z, dilation) * extent.plane);
+    at[1] = load<V>(here + behind(z, dilation, extent.count[0]) * extent.plane);
+  }
+  at[2 * D - 4] = load<V>(plane + before(y, dilation) * row + i);
+  at[2 * D - 3] = load<V>(plane + behind(y, dilation, extent.count[1]) * row + i);
+  at[2 * D - 2] = load_shifted<V>(plane + y * row, i, -extent.step, extent.before, row);
+  at[2 * D - 1] = load_shifted<V>(plane + y * row, i, extent.step, extent.behind, row);
+}
+
+// Squared differences of all pairs of neighbours, of the fixed image and then of the moved one, for `sum_tiles`.
 template <class T, int D>
 struct Squares {
   static constexpr Pairs<D> pairs{};
   static constexpr int count = Pairs<D>::count;
   const T *fixed, *moved;
   Extent extent;
-  std::int64_t first;  // plane of the image that is plane 0 of the march
 
   template <class V>
   static KERAMORPH_INLINE void take(const T* image, const Extent& extent, std::int64_t z, std::int64_t y, std::int64_t i,
                                     V* quantity) {
-    const std::int64_t row = extent.row, dilation = extent.dilation;
-    const T* plane = image + z * extent.plane;
-    const T* here = image + y * row + i;
     V at[Pairs<D>::neighbours];
-    if constexpr (D == 3) {
-      at[0] = load<V>(here + before(z, dilation) * extent.plane);
-      at[1] = load<V>(here + behind(z, dilation, extent.count[0]) * extent.plane);
-    }
-    at[2 * D - 4] = load<V>(plane + before(y, dilation) * row + i);
-    at[2 * D - 3] = load<V>(plane + behind(y, dilation, extent.count[1]) * row + i);
-    at[2 * D - 2] = load_shifted<V>(plane + y * row, i, -extent.step, extent);
-    at[2 * D - 1] = load_shifted<V>(plane + y * row, i, extent.step, extent);
+    load_neighbours<V, D>(image, extent, z, y, i, at);
+    KERAMORPH_UNROLL
     for (int k = 0; k < count; ++k) {
       const V difference = at[pairs.first[k]] - at[pairs.second[k]];
       quantity[k] = difference * difference;
     }
   }
 
+  static constexpr int parts = 2;
+
   template <class V>
-  KERAMORPH_INLINE auto column(std::int64_t y, std::int64_t i) const {
-    return [f = fixed, m = moved, extent = extent, first = first, y, i](std::int64_t z, V(&quantity)[2 * count]) {
-      take<V>(f, extent, first + z, y, i, quantity);
-      take<V>(m, extent, first + z, y, i, quantity + count);
+  KERAMORPH_INLINE auto column(int part, std::int64_t y, std::int64_t i) const {
+    const T* image = part == 0 ? fixed : moved;
+    return [&extent = extent, image, y, i](std::int64_t z, V(&quantity)[count]) __attribute__((always_inline)) {
+      take<V>(image, extent, z, y, i, quantity);
     };
   }
 };
@@ -95,23 +102,21 @@ struct Ring {
   }
   std::int64_t elements() const { return maps * planes * plane; }
   T* at(std::int64_t map, std::int64_t z, std::int64_t y) const {
-    return memory + (z % planes * maps + map) * plane + y * row;
+    const std::uint32_t slot = static_cast<std::uint32_t>(z) % static_cast<std::uint32_t>(planes);
+    return memory + (slot * maps + map) * plane + y * row;
   }
 };
 
 template <class T, int Maps>
 struct RingValues {
+  static constexpr int parts = 1;
   Ring<T> ring;
-  std::int64_t first;
 
   template <class V>
-  KERAMORPH_INLINE auto column(std::int64_t y, std::int64_t i) const {
-    // Where the planes begin anew: a march is no longer than the ring.
-    const std::int64_t turn = ring.planes - first % ring.planes, plane = ring.plane;
-    const T *low = ring.at(0, first, y) + i, *high = low - ring.planes * Maps * plane;
-    return [=](std::int64_t z, V(&quantity)[Maps]) {
-      const T* from = (z < turn ? low : high) + z * Maps * plane;
-      for (int q = 0; q < Maps; ++q) quantity[q] = load<V>(from + q * plane);
+  KERAMORPH_INLINE auto column(int, std::int64_t y, std::int64_t i) const {
+    return [&ring = ring, y, i](std::int64_t z, V(&quantity)[Maps]) __attribute__((always_inline)) {
+      const T* from = ring.at(0, z, y) + i;
+      for (int q = 0; q < Maps; ++q) quantity[q] = load<V>(from + q * ring.plane);
     };
   }
 };
@@ -136,20 +141,11 @@ struct Describe {
   Extent extent;
   Sheet<T> sheet;
   Ring<T> ring;
-  std::int64_t offset, first, last;  // plane 0 of the march, and the planes that are wanted
 
-  void operator()(std::int64_t plane, std::int64_t y, T* rows, std::int64_t pitch) const {
-    const std::int64_t z = offset + plane;
-    if (z < first || z >= last) return;
-    double* total = sheet.totals + (z * extent.count[1] + y) * extent.channels * sums;
+  void operator()(std::int64_t z, std::int64_t y, std::int64_t tile, std::int64_t at, std::int64_t length,
+                  T* rows, std::int64_t pitch) const {
+    double* total = sheet.totals + ((z * extent.count[1] + y) * extent.tiles + tile) * extent.channels * sums;
     for (std::int64_t k = 0; k < extent.channels * sums; ++k) total[k] = 0;
-    for (std::int64_t at = 0; at < extent.row; at += segment) {
-      part(z, y, at, least(segment, extent.row - at), rows, pitch, total);
-    }
-  }
-
-  void part(std::int64_t z, std::int64_t y, std::int64_t at, std::int64_t length, const T* rows, std::int64_t pitch,
-            double* total) const {
     const T across = sheet.share_z[z] * sheet.share_y[y];
     const T* moved = rows + count * pitch;
     Settled<T> f, m;
@@ -162,12 +158,10 @@ struct Describe {
       add(m.spread, at, length, 1, total);
       return;
     }
+    gather_differences<T, count>(rows, moved, pitch, length, f, m, gathered);
     if (purpose == find_slopes) {
-      T* slopes = ring.at(0, z, y) + at;
-      gather_differences<T, count, true>(rows + at, moved + at, pitch, length, f, m, slopes, ring.plane, gathered);
-      lead_back<T, count>(moved + at, pitch, at, length, sheet.moved, sheet.constant, m, gathered, slopes, ring.plane);
-    } else {
-      gather_differences<T, count, false>(rows + at, moved + at, pitch, length, f, m, nullptr, 0, gathered);
+      lead_back<T, count>(rows, moved, pitch, at, length, sheet.moved, sheet.constant, m, gathered,
+                          ring.at(0, z, y) + at, ring.plane);
     }
     add(gathered.squares, at, length, 0, total);
     if (purpose != find_constant) return;
@@ -204,8 +198,7 @@ struct Describe {
   }
 };
 
-// Takes the box sums of dL/de of a row: what each neighbour gets, as maps of the place of the pair. Neighbours along the
-// row are put where they belong.
+// Takes the box sums of dL/de: what each neighbour gets, as maps of the place of the pair.
 template <class T, int D>
 struct Weigh {
   static constexpr Pairs<D> pairs{};
@@ -213,56 +206,28 @@ struct Weigh {
   const T* moved;
   Extent extent;
   Ring<T> ring;
-  Workspaces* spaces;
-  std::int64_t offset, first, last;
 
-  void operator()(std::int64_t plane, std::int64_t y, T* rows, std::int64_t pitch) const {
-    const std::int64_t z = offset + plane, row = extent.row;
-    if (z < first || z >= last) return;
-    Workspaces::Lease space(*spaces);
-    T *left = space.as<T>(), *right = left + pitch;
-    const T* here = moved + z * extent.plane + y * row;
-    const T* at[neighbours];
-    T* to[neighbours];
-    const std::int64_t dilation = extent.dilation;
-    if constexpr (D == 3) {
-      at[0] = moved + before(z, dilation) * extent.plane + y * row;
-      at[1] = moved + behind(z, dilation, extent.count[0]) * extent.plane + y * row;
-    }
-    at[2 * D - 4] = moved + z * extent.plane + before(y, dilation) * row;
-    at[2 * D - 3] = moved + z * extent.plane + behind(y, dilation, extent.count[1]) * row;
-    const std::int64_t step = least(extent.step, row), channels = extent.channels;
-    for (std::int64_t i = 0; i < step; ++i) left[i] = here[i % channels];
-    for (std::int64_t i = step; i < row; ++i) left[i] = here[i - step];
-    for (std::int64_t i = 0; i < row - step; ++i) right[i] = here[i + step];
-    for (std::int64_t i = row - step; i < row; ++i) right[i] = here[row - channels + i % channels];
-    at[2 * D - 2] = left;
-    at[2 * D - 1] = right;
-    for (int n = 0; n < 2 * D - 2; ++n) to[n] = ring.at(n, z, y);
-    to[2 * D - 2] = left + 2 * pitch;
-    to[2 * D - 1] = left + 3 * pitch;
-    weigh(rows, pitch, at, to);
-    T* KERAMORPH_RESTRICT along = ring.at(2 * D - 2, z, y);
-    const T *backward = to[2 * D - 2], *forward = to[2 * D - 1];
-    for (std::int64_t i = 0; i < row; ++i) along[i] = T(0);
-    for (std::int64_t i = 0; i < row - step; ++i) along[i] += backward[i + step];
-    for (std::int64_t i = step; i < row; ++i) along[i] += forward[i - step];
-    for (std::int64_t i = 0; i < step; ++i) along[i % channels] += backward[i];
-    for (std::int64_t i = row - step; i < row; ++i) along[row - channels + i % channels] += forward[i];
+  void operator()(std::int64_t z, std::int64_t y, std::int64_t, std::int64_t at, std::int64_t length, const T* rows,
+                  std::int64_t pitch) const {
+    using V = Pack<T>;
+    constexpr std::int64_t wide = lanes<T>;
+    std::int64_t i = 0;
+    T* to = ring.at(0, z, y) + at;
+    for (; i + wide <= length; i += wide) weigh<V>(z, y, at + i, rows + i, pitch, to + i);
+    for (; i < length; ++i) weigh<T>(z, y, at + i, rows + i, pitch, to + i);
   }
 
-  void weigh(const T* rows, std::int64_t pitch, const T* const (&at)[neighbours], T* const (&to)[neighbours]) const {
-    KERAMORPH_INDEPENDENT
-    for (std::int64_t i = 0; i < extent.row; ++i) {
-      T value[neighbours], sum[neighbours] = {};
-      for (int n = 0; n < neighbours; ++n) value[n] = at[n][i];
-      for (int k = 0; k < count; ++k) {
-        const T share = rows[k * pitch + i] * (value[pairs.first[k]] - value[pairs.second[k]]);
-        sum[pairs.first[k]] += share;
-        sum[pairs.second[k]] -= share;
-      }
-      for (int n = 0; n < neighbours; ++n) to[n][i] = sum[n];
+  template <class V>
+  KERAMORPH_INLINE void weigh(std::int64_t z, std::int64_t y, std::int64_t i, const T* rows, std::int64_t pitch,
+                              T* to) const {
+    V value[neighbours], sum[neighbours] = {};
+    load_neighbours<V, D>(moved, extent, z, y, i, value);
+    for (int k = 0; k < count; ++k) {
+      const V share = load<V>(rows + k * pitch) * (value[pairs.first[k]] - value[pairs.second[k]]);
+      sum[pairs.first[k]] = sum[pairs.first[k]] + share;
+      sum[pairs.second[k]] = sum[pairs.second[k]] - share;
     }
+    for (int n = 0; n < neighbours; ++n) store<V>(to + n * ring.plane, sum[n]);
   }
 };
 
@@ -294,6 +259,7 @@ class SelfSimilarity {
     extent_.plane = boxes_.row * boxes_.count[1];
     extent_.dilation = least(dilation, most(most(extent_.count[0], extent_.count[1]), extent_.count[2]));
     extent_.step = extent_.dilation * extent_.channels;
+    extent_.tiles = count_tiles(boxes_);
     lay_out_sheet();
   }
 
@@ -321,10 +287,10 @@ class SelfSimilarity {
   }
 
  private:
-  static constexpr int count = Pairs<D>::count, maps = 2 * D - 1;
+  static constexpr int count = Pairs<D>::count, maps = 2 * D;
   enum Kept { share_f, lower_f, upper_f, share_m, lower_m, upper_m, constants, pulls, means, rows_kept };
 
-  T* kept(int which) const { return row_space_.as<T>() + which * padded<T>(extent_.row); }
+  T* kept(int which) const { return row_space_.as<T>() + which * (padded<T>(extent_.row) + segment); }
 
   void spread(int which, std::int64_t channel, double value) const {
     for (std::int64_t i = channel; i < extent_.row; i += extent_.channels) kept(which)[i] = static_cast<T>(value);
@@ -338,15 +304,26 @@ class SelfSimilarity {
 
   double add_up(std::int64_t channel, std::int64_t which) const {
     double sum = 0;
-    for (std::int64_t line = 0; line < extent_.count[0] * extent_.count[1]; ++line) {
+    for (std::int64_t line = 0; line < extent_.count[0] * extent_.count[1] * extent_.tiles; ++line) {
       sum += sheet_.totals[(line * extent_.channels + channel) * sums + which];
     }
     return sum;
   }
 
   void lay_out_sheet() {
-    const std::int64_t lines = extent_.count[0] * extent_.count[1], size = sizeof(T);
-    row_space_.grow((rows_kept * padded<T>(extent_.row) + extent_.count[0] + extent_.count[1]) * size);
+    const std::int64_t lines = extent_.count[0] * extent_.count[1] * extent_.tiles, size = sizeof(T);
+    row_space_.grow((rows_kept * (padded<T>(extent_.row) + segment) + extent_.count[0] + extent_.count[1]) * size);
+    for (T* each = kept(0); each < kept(rows_kept); ++each) *each = T(0);
+    index_space_.grow(2 * extent_.row * static_cast<std::int64_t>(sizeof(std::int32_t)));
+    std::int32_t *left = index_space_.as<std::int32_t>(), *right = left + extent_.row;
+    for (std::int64_t i = 0; i < extent_.row; ++i) {
+      const std::int64_t voxel = i / extent_.channels, channel = i % extent_.channels;
+      const std::int64_t other = behind(voxel, extent_.dilation, extent_.count[2]);
+      left[i] = static_cast<std::int32_t>(before(voxel, extent_.dilation) * extent_.channels + channel);
+      right[i] = static_cast<std::int32_t>(other * extent_.channels + channel);
+    }
+    extent_.before = left;
+    extent_.behind = right;
     total_space_.grow((lines * sums + 1) * extent_.channels * static_cast<std::int64_t>(sizeof(double)));
     T* shares = kept(rows_kept);
     count_inside(boxes_.count[0], boxes_.width[0], 1, shares);
@@ -370,7 +347,6 @@ class SelfSimilarity {
         kept(share_f)[i] *= static_cast<T>(levels.scale_f * levels.scale_f);
         kept(share_m)[i] *= static_cast<T>(squares_[k]);
       }
-      spread(lower_f, k, 0), spread(upper_f, k, 0), spread(lower_m, k, 0), spread(upper_m, k, 0);
     }
   }
 
@@ -378,19 +354,8 @@ class SelfSimilarity {
 
   // Describe the planes first .. last.
   void march(Purpose purpose, std::int64_t first, std::int64_t last, const Ring<T>& ring) const {
-    std::int64_t offset;
-    const Boxes boxes = cut(first, last, offset);
-    const Squares<T, D> squares{fixed_, moved_, extent_, offset};
-    sum_boxes<T, 2 * count>(boxes, squares, Describe<T, D>{purpose, extent_, sheet_, ring, offset, first, last});
-  }
-
-  // The boxes that planes first .. last of results need, from plane `offset` on.
-  Boxes cut(std::int64_t first, std::int64_t last, std::int64_t& offset) const {
-    Boxes boxes = boxes_;
-    offset = most(first - radius_, 0);
-    boxes.count[0] = least(last + radius_, extent_.count[0]) - offset;
-    boxes.width[0] = least(boxes.width[0], 2 * boxes.count[0] - 1);
-    return boxes;
+    const Squares<T, D> squares{fixed_, moved_, extent_};
+    sum_tiles<T, 2 * count>(boxes_, first, last, squares, Describe<T, D>{purpose, extent_, sheet_, ring});
   }
 
   void differentiate() const {
@@ -401,17 +366,14 @@ class SelfSimilarity {
     Lasting space((slopes.elements() + shares.elements()) * static_cast<std::int64_t>(sizeof(T)));
     slopes.memory = space.as<T>();
     shares.memory = slopes.memory + slopes.elements();
-    Workspaces spaces(4 * padded<T>(row) * static_cast<std::int64_t>(sizeof(T)));
     // Planes that are described, weighed and finished.
     for (std::int64_t described = 0, weighed = 0, finished = 0; finished < planes;) {
       const std::int64_t next = least(described + chunk, planes), whole = next == planes ? planes : next - radius_;
       march(find_slopes, described, next, slopes);
       described = next;
       if (whole > weighed) {
-        std::int64_t offset;
-        const Boxes boxes = cut(weighed, whole, offset);
-        const Weigh<T, D> sink{moved_, extent_, shares, &spaces, offset, weighed, whole};
-        sum_boxes<T, count>(boxes, RingValues<T, count>{slopes, offset}, sink);
+        const Weigh<T, D> sink{moved_, extent_, shares};
+        sum_tiles<T, count>(boxes_, weighed, whole, RingValues<T, count>{slopes}, sink);
         weighed = whole;
       }
       const std::int64_t end = weighed == planes ? planes : weighed - dilation;
@@ -431,9 +393,10 @@ class SelfSimilarity {
         const std::int64_t z = first + line / rows, y = line % rows;
         T* result = derivative_ + z * extent_.plane + y * extent_.row;
         const T* m = moved_ + z * extent_.plane + y * extent_.row;
-        const T *along = shares.at(maps - 1, z, y), *pull = kept(pulls), *mean = kept(means);
+        const T *pull = kept(pulls), *mean = kept(means);
         KERAMORPH_INDEPENDENT
-        for (std::int64_t i = 0; i < extent_.row; ++i) result[i] = along[i] + pull[i] * (m[i] - mean[i]);
+        for (std::int64_t i = 0; i < extent_.row; ++i) result[i] = pull[i] * (m[i] - mean[i]);
+        add_along(shares.at(2 * D - 2, z, y), shares.at(2 * D - 1, z, y), result);
         for (int forward = 0; forward < 2; ++forward) {
           const Origins origins(forward == 1, y, extent_.dilation, rows);
           for (std::int64_t k = origins.first; k < origins.last; ++k) add(shares.at(2 * D - 4 + forward, z, k), result);
@@ -444,6 +407,16 @@ class SelfSimilarity {
         for (std::int64_t i = 0; i < extent_.row; ++i) result[i] *= factor;
       }
     });
+  }
+
+  // What comes from voxels behind and before each one in its row.
+  void add_along(const T* KERAMORPH_RESTRICT backward, const T* KERAMORPH_RESTRICT forward,
+                 T* KERAMORPH_RESTRICT sum) const {
+    const std::int64_t row = extent_.row, channels = extent_.channels, step = least(extent_.step, row);
+    for (std::int64_t i = 0; i < row - step; ++i) sum[i] += backward[i + step];
+    for (std::int64_t i = step; i < row; ++i) sum[i] += forward[i - step];
+    for (std::int64_t i = 0; i < step; ++i) sum[i % channels] += backward[i];
+    for (std::int64_t i = row - step; i < row; ++i) sum[row - channels + i % channels] += forward[i];
   }
 
   void add(const T* KERAMORPH_RESTRICT more, T* KERAMORPH_RESTRICT sum) const {
@@ -458,7 +431,7 @@ class SelfSimilarity {
   Sheet<T> sheet_;
   std::int64_t radius_;
   double* squares_;  // square of the moved image's scale in each channel
-  Buffer row_space_, total_space_;
+  Buffer row_space_, total_space_, index_space_;
 };
 
 }  // namespace

@@ -8,7 +8,7 @@
 //   dL/de_k = -g_k + dL/dV / K - (sum_j -g_j + dL/dV) / ties   where e_k is least, and without the last term elsewhere.
 #pragma once
 
-#include "lanes.hpp"
+#include "tiles.hpp"
 
 namespace keramorph::KERAMORPH_INSTRUCTIONS::filters {
 
@@ -53,8 +53,14 @@ struct Pairs {
   }
 };
 
-// Voxels of a row that are described at once, so that all about them stays in the first-level cache.
-constexpr std::int64_t segment = 64;
+// Elements of a row that are described at once, so that all about them stays in the first-level cache.
+constexpr std::int64_t segment = tile_length;
+
+// Elements, rounded up to whole registers: those too many cost nothing, and no single ones are left over.
+template <class T>
+KERAMORPH_INLINE std::int64_t rounded(std::int64_t count) {
+  return (count + lanes<T> - 1) / lanes<T> * lanes<T>;
+}
 
 // Sums of squares become distances by `share`; the local variance stays between `lower` and `upper`.
 template <class T>
@@ -73,9 +79,10 @@ void settle(const T* rows, std::int64_t pitch, const Bounds<T>& bounds, std::int
             Settled<T>& settled) {
   const T *KERAMORPH_RESTRICT shares = bounds.share + at, *KERAMORPH_RESTRICT lower = bounds.lower + at;
   const T* KERAMORPH_RESTRICT upper = bounds.upper + at;
+  const std::int64_t whole = rounded<T>(count);
   KERAMORPH_INDEPENDENT
-  for (std::int64_t i = 0; i < count; ++i) {
-    const T* from = rows + at + i;
+  for (std::int64_t i = 0; i < whole; ++i) {
+    const T* from = rows + i;
     T low = from[0], sum = T(0);
     for (int k = 1; k < K; ++k) low = from[k * pitch] < low ? from[k * pitch] : low;
     for (int k = 0; k < K; ++k) sum += from[k * pitch] - low;
@@ -94,16 +101,17 @@ struct Gathered {
   T squares[segment], slopes[segment], bend[segment];
 };
 
-// Compare the descriptors of some voxels. Row k of `slopes` gets -g_k where it is wanted.
-template <class T, int K, bool Slopes>
-void gather_differences(const T* fixed, const T* moved, std::int64_t pitch, std::int64_t count, const Settled<T>& f,
-                        const Settled<T>& m, T* slopes, std::int64_t slope_pitch, Gathered<T>& gathered) {
-  for (std::int64_t i = 0; i < count; ++i) gathered.squares[i] = gathered.slopes[i] = gathered.bend[i] = T(0);
+// Compare the descriptors of some voxels. The rows of the fixed image become -g_k.
+template <class T, int K>
+void gather_differences(T* fixed, const T* moved, std::int64_t pitch, std::int64_t count, const Settled<T>& f,
+                        const Settled<T>& m, Gathered<T>& gathered) {
+  for (std::int64_t i = 0; i < segment; ++i) gathered.squares[i] = gathered.slopes[i] = gathered.bend[i] = T(0);
+  const std::int64_t whole = rounded<T>(count);
   for (int k = 0; k < K; ++k) {
-    const T *KERAMORPH_RESTRICT one = fixed + k * pitch, *KERAMORPH_RESTRICT other = moved + k * pitch;
-    T* KERAMORPH_RESTRICT slope = slopes + k * slope_pitch;
+    T* one = fixed + k * pitch;
+    const T* other = moved + k * pitch;
     KERAMORPH_INDEPENDENT
-    for (std::int64_t i = 0; i < count; ++i) {
+    for (std::int64_t i = 0; i < whole; ++i) {
       const T of_f = (f.low[i] - one[i]) * (f.share[i] * f.inverse[i]);
       const T of_m = (m.low[i] - other[i]) * (m.share[i] * m.inverse[i]);
       const T descriptor = exponential(of_m), difference = descriptor - exponential(of_f);
@@ -111,14 +119,14 @@ void gather_differences(const T* fixed, const T* moved, std::int64_t pitch, std:
       gathered.squares[i] += difference * difference;
       gathered.slopes[i] -= g;
       gathered.bend[i] -= g * of_m;
-      if (Slopes) slope[i] = -g;
+      one[i] = -g;
     }
   }
 }
 
-// Turn -g_k in the rows of `slopes` into dL/de_k, times what turns sums into distances. `constant` is c.
+// From -g_k to dL/de_k, times what turns sums into distances. `constant` is c.
 template <class T, int K>
-void lead_back(const T* moved, std::int64_t pitch, std::int64_t at, std::int64_t count, const Bounds<T>& bounds,
+void lead_back(const T* negative, const T* moved, std::int64_t pitch, std::int64_t at, std::int64_t count, const Bounds<T>& bounds,
                const T* constant, const Settled<T>& m, const Gathered<T>& gathered, T* slopes,
                std::int64_t slope_pitch) {
   const T *KERAMORPH_RESTRICT lower = bounds.lower + at, *KERAMORPH_RESTRICT upper = bounds.upper + at;
@@ -132,8 +140,7 @@ void lead_back(const T* moved, std::int64_t pitch, std::int64_t at, std::int64_t
     const T back = (gathered.slopes[i] + bend) / ties;
     for (int k = 0; k < K; ++k) {
       const T least = moved[k * pitch + i] == m.low[i] ? back : T(0);
-      T* slope = slopes + k * slope_pitch + i;
-      *slope = (*slope + bend * T(1.0 / K) - least) * m.share[i];
+      slopes[k * slope_pitch + i] = (negative[k * pitch + i] + bend * T(1.0 / K) - least) * m.share[i];
     }
   }
 }
