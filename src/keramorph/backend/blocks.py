@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -35,32 +37,54 @@ def make_empty(shape: tuple[int, ...], dtype: np.dtype) -> Array:
     return np.ndarray(shape, dtype, extension.Memory(size))
 
 
-def run_blocks(work: Callable[..., None], blocks: Sequence[tuple]) -> None:
+def run_blocks(work: Callable[..., None], blocks: Iterable[tuple]) -> None:
     """Call `work(*block)` for all blocks, in threads where there are several."""
+    pending = deque(blocks)
 
-    def guarded(block: tuple) -> None:
+    def serve() -> None:
         # NaN coordinates have no integer part; what they index is never used.
-        with np.errstate(invalid="ignore", over="ignore"):
-            work(*block)
+        with np.errstate(invalid="ignore", over="ignore"), _mark_worker():
+            while pending:
+                try:
+                    block = pending.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                work(*block)
 
     # A block that is itself cut into blocks must not wait for the threads that it keeps busy.
-    if len(blocks) == 1 or native.threads() == 1 or getattr(_here, "is_worker", False):
-        for block in blocks:
-            guarded(block)
-    else:
-        list(_pool(native.threads()).map(guarded, blocks))
+    helpers = 0 if _here.is_worker else min(native.threads(), len(pending)) - 1
+    others = [_pool(native.threads() - 1).submit(serve) for _ in range(helpers)]
+    try:
+        serve()
+    finally:
+        pending.clear()
+        waited = [other for other in others if not other.cancel()]
+        wait(waited)
+    for other in waited:
+        other.result()
 
 
-_here = threading.local()
+class _Here(threading.local):
+    """What a thread knows of itself."""
+
+    is_worker = False
 
 
-def _become_worker() -> None:
-    _here.is_worker = True
+_here = _Here()
+
+
+@contextmanager
+def _mark_worker() -> Iterator[None]:
+    before, _here.is_worker = _here.is_worker, True
+    try:
+        yield
+    finally:
+        _here.is_worker = before
 
 
 @lru_cache(maxsize=1)
 def _pool(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="keramorph", initializer=_become_worker)
+    return ThreadPoolExecutor(count, thread_name_prefix="keramorph")
 
 
 def list_steps(count: int, step: int) -> Iterator[slice]:
