@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -92,8 +93,11 @@ def list_steps(count: int, step: int) -> Iterator[slice]:
     return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
-def map_blocks(function: Callable, arrays: Sequence[Array], *, halo: int) -> Array | tuple[Array, ...]:
-    """What `Engine.map_blocks` says: the function of the whole arrays, computed block by block."""
+def map_blocks(function: Callable, arrays: Sequence[Array], *, halo: int, empty: Callable = make_empty) -> Any:
+    """What `Engine.map_blocks` says: the function of the whole arrays, computed block by block.
+
+    `empty(shape, dtype)` makes the arrays that the results are written to.
+    """
     sizes = arrays[0].shape[:-1]
     if math.prod(sizes) <= SMALL:
         return function(*arrays)
@@ -113,7 +117,7 @@ def map_blocks(function: Callable, arrays: Sequence[Array], *, halo: int) -> Arr
     with np.errstate(invalid="ignore", over="ignore"):
         single, parts = compute(*first[:2])
     for part in parts:
-        results.append(make_empty((*sizes, *part.shape[len(sizes) :]), part.dtype))
+        results.append(empty((*sizes, *part.shape[len(sizes) :]), part.dtype))
         results[-1][first[2]] = part
     run_blocks(work, others)
     return results[0] if single else tuple(results)

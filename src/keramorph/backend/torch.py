@@ -6,7 +6,7 @@ its graph. Everything else, GPUs, meta tensors and subclasses, computes the port
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 
 from keramorph._typing import Array
 from keramorph.backend import native, portable
+from keramorph.backend.blocks import map_blocks
 from keramorph.backend.engine import Engine
 from keramorph.backend.namespace import Namespace
 from keramorph.backend.native import fields_of
@@ -97,6 +98,10 @@ class _Namespace(Namespace):
     def scatter_add_rows(self, rows: Array, index: Array, values: Array) -> Array:
         return torch.index_add(rows, 0, index.reshape(-1), values.reshape(-1, rows.shape[-1]))
 
+    def unstack(self, x: Array) -> tuple[Array, ...]:
+        # One behind the other: arithmetic on every third number costs several times as much.
+        return torch.movedim(x, -1, 0).contiguous().unbind(0)
+
     def stop_gradient(self, x: Array) -> Array:
         return x.detach()
 
@@ -134,6 +139,13 @@ class TorchEngine(Engine):
     def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
         return _apply(_SelfAdjoint, array, "gaussian", sigma)
 
+    def map_blocks(self, function: Callable, *arrays: Array, halo: int = 0) -> Any:
+        """The function of the tensors, as `Engine.map_blocks` says: in blocks on CPUs, where nothing fuses it."""
+        plain = all(t.device.type == "cpu" and type(t) in _PLAIN for t in arrays)
+        if not plain or _is_differentiated(*arrays) or _is_watched():
+            return function(*arrays)
+        return map_blocks(torch.no_grad()(function), arrays, halo=halo, empty=_make_empty)
+
     def _to_coefficients(self, image: Array, rule: Rule) -> Array:
         if rule.order != 3:
             return image
@@ -167,6 +179,15 @@ def _is_differentiated(*tensors: Array) -> bool:
 
 # Absent from some future PyTorch, each call would take the general way.
 _is_transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+def _is_watched() -> bool:
+    """Whether this thread traces, transforms or infers, which no other thread would know of."""
+    return torch.compiler.is_compiling() or _is_transformed() or torch.is_inference_mode_enabled()
+
+
+def _make_empty(shape: tuple[int, ...], kind: torch.dtype) -> Array:
+    return torch.empty(shape, dtype=kind)
 
 
 def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Array:
