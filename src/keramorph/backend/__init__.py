@@ -6,6 +6,7 @@ An engine works on one framework's arrays and has the primitives
 - `splat(values, coordinates, shape=)`: the adjoint of `sample`, to the image;
 - `window_sum(array, size=)`: sums over boxes around each voxel, zero outside;
 - `gaussian(array, sigma=)`: Gaussian smoothing, edges reflected;
+- `map_blocks(function, *arrays, halo=)`: arithmetic voxel by voxel, in blocks where nothing else would fuse it;
 
 with `xp`, a small array namespace of NumPy's names. All engines give the same numbers. `portable.py` holds each
 primitive once; a module per framework binds it, with gradient rules and kernels; `native.py` finds the kernels in C++.
