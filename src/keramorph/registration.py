@@ -198,7 +198,7 @@ def _measure_field(solution: Solution, field_mm: np.ndarray) -> dict[str, float]
     """Numbers on the displacement."""
     determinant = to_numpy(ops.jacobian_determinant(solution.displacement))
     determinant = determinant * np.linalg.det(solution.matrix)
-    length = np.sqrt(np.sum(field_mm**2, axis=-1))
+    length = np.sqrt(np.einsum("...i,...i->...", field_mm, field_mm))
     return {
         "folds_percent": float(100 * np.mean(determinant <= 0)),
         "jacobian_min": float(determinant.min()),

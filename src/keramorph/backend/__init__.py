@@ -7,6 +7,7 @@ An engine works on one framework's arrays and has the primitives
 - `window_sum(array, size=)`: sums over boxes around each voxel, zero outside;
 - `gaussian(array, sigma=)`: Gaussian smoothing, edges reflected;
 - `compare(fixed, moved, comparison, portably=)`: how alike two images are, where their formula is given along;
+- `map_blocks(function, *arrays, halo=)`: arithmetic voxel by voxel, in blocks where nothing else would fuse it;
 
 with `xp`, a small array namespace of NumPy's names. All engines give the same numbers. `portable.py` holds each
 primitive once; a module per framework binds it, with gradient rules and kernels; `native.py` finds the kernels in C++.

@@ -150,6 +150,22 @@ class Engine:
         """
         return portably(fixed, moved)
 
+    def fuses_lncc(self, array: Array) -> bool:
+        """Whether `lncc` computes something for images like this one."""
+        return False
+
+    def map_blocks(self, function: Callable, *arrays: Array, halo: int = 0) -> Any:
+        """`function(*arrays)`, computed in blocks where that is faster.
+
+        Args:
+            function: From arrays `(batch, *spatial, channels)` to an array, or a tuple of arrays, of the same batch and
+                spatial sizes, each voxel from voxels at most `halo` away. Where it asks what lies beyond the edge of an
+                array, it may be asked about the edge of a block: that voxel's result is then thrown away.
+            *arrays: `(batch, *spatial, channels)`, all of the same batch and spatial sizes.
+            halo: How far it reaches along each axis.
+        """
+        return function(*arrays)
+
     def _in_float(self, function: Callable, array: Array, width: tuple) -> Array:
         """Filter in float32 at least; half floats come back as such, integers as float32."""
         dtype = self.xp.dtype(array)

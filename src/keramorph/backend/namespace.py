@@ -97,6 +97,10 @@ class Namespace:
         back = [order.index(k) for k in range(len(order))]
         return self.transpose(self.reshape(rows, (count, *sizes[1:])), back)
 
+    def unstack(self, x: Array) -> tuple[Array, ...]:
+        """The components along the last axis, as arrays without it: `stack(unstack(x), axis=-1)` is `x`."""
+        return tuple(x[..., k] for k in range(x.shape[-1]))
+
     def stop_gradient(self, x: Array) -> Array:
         """The same values, cut off from differentiation."""
         return x

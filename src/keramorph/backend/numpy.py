@@ -6,8 +6,7 @@ No gradients, no framework.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,16 +14,10 @@ import numpy as np
 
 from keramorph._typing import Array
 from keramorph.backend import native, portable
+from keramorph.backend.blocks import BLOCK, SMALL, list_steps, make_empty, map_blocks, run_blocks
 from keramorph.backend.engine import Engine
 from keramorph.backend.namespace import Namespace
-from keramorph.backend.native import threads
 from keramorph.backend.rule import Rule
-
-_BLOCK = 1 << 14
-"""Positions worked on at a time: a dozen float32 temporaries of this size stay in a core's second-level cache."""
-
-_SMALL = 1 << 16
-"""Positions up to which threads cost more than they save: they wait for one another between NumPy's short calls."""
 
 _name_of = lru_cache(maxsize=None)(lambda dtype: dtype.name)  # NumPy spells the name out anew at each question
 
@@ -52,6 +45,10 @@ class _Namespace(Namespace):
         padded[tuple(slice(a, a + n) for n, (a, _) in zip(x.shape, widths, strict=True))] = x
         return padded
 
+    def unstack(self, x: Array) -> tuple[Array, ...]:
+        # One behind the other: arithmetic on every third number costs NumPy three times as much.
+        return tuple(np.ascontiguousarray(x[..., k]) for k in range(x.shape[-1]))
+
     def scatter_add_rows(self, rows: Array, index: Array, values: Array) -> Array:
         flat, columns = np.ravel(index), np.reshape(values, (-1, rows.shape[-1]))
         # bincount adds in float64, far faster than ufunc.at.
@@ -74,7 +71,7 @@ class NumpyEngine(Engine):
         lifted, coordinates, plan = _plan(image, coordinates, rule)
         if plan is None:
             return _sample_in_blocks(image, coordinates, rule)
-        values = _empty((*coordinates.shape[:-1], image.shape[-1]), lifted.dtype)
+        values = make_empty((*coordinates.shape[:-1], image.shape[-1]), lifted.dtype)
         _kernels().sample(plan, lifted, coordinates, values, False)
         return _cast_back(values, image)
 
@@ -82,8 +79,8 @@ class NumpyEngine(Engine):
         lifted, coordinates, plan = _plan(image, coordinates, rule)
         if plan is None or rule.order == 0:
             return _sample_with_derivative_in_blocks(image, coordinates, rule)
-        values = _empty((*coordinates.shape[:-1], image.shape[-1]), lifted.dtype)
-        slopes = _empty((*values.shape, coordinates.shape[-1]), coordinates.dtype)
+        values = make_empty((*coordinates.shape[:-1], image.shape[-1]), lifted.dtype)
+        slopes = make_empty((*values.shape, coordinates.shape[-1]), coordinates.dtype)
         _kernels().sample_with_derivative(plan, lifted, coordinates, values, slopes)
         return _cast_back(values, image), slopes
 
@@ -91,7 +88,7 @@ class NumpyEngine(Engine):
         lifted, coordinates, plan = _plan(image, coordinates, rule)
         if plan is None or rule.order == 0:
             return super()._pull_back(image, coordinates, cotangent, rule)
-        gradient = _empty(coordinates.shape, coordinates.dtype)
+        gradient = make_empty(coordinates.shape, coordinates.dtype)
         cotangent = _lay_out(xp.cast(cotangent, xp.dtype(lifted)))
         _kernels().pull_back(plan, lifted, coordinates, cotangent, gradient)
         return gradient
@@ -100,7 +97,7 @@ class NumpyEngine(Engine):
         outer, inner, plan = _plan(outer, inner, Rule(relative=True))
         if plan is None or outer.shape[-1] != inner.shape[-1]:
             return super()._compose(outer, inner)
-        composed = _empty(inner.shape, inner.dtype)
+        composed = make_empty(inner.shape, inner.dtype)
         _kernels().sample(plan, outer, inner, composed, True)
         return composed
 
@@ -109,7 +106,7 @@ class NumpyEngine(Engine):
         lifted, coordinates, plan = _plan(values, coordinates, rule, sizes)
         if plan is None or values.shape[:-1] != coordinates.shape[:-1]:
             return super()._splat(values, coordinates, shape, rule)
-        image = _empty(sizes, lifted.dtype)
+        image = make_empty(sizes, lifted.dtype)
         _kernels().splat(plan, lifted, coordinates, image)
         return _cast_back(image, values)
 
@@ -117,7 +114,7 @@ class NumpyEngine(Engine):
         plan = _plan_volume(array)
         if plan is None:
             return _filter(array, size, 1, portable.window_sum)
-        total = _empty(array.shape, array.dtype)
+        total = make_empty(array.shape, array.dtype)
         _kernels().window_sum(plan, size, _lay_out(array), total)
         return total
 
@@ -125,7 +122,7 @@ class NumpyEngine(Engine):
         plan = _plan_volume(array)
         if plan is None:
             return _filter(array, sigma, 0.0, portable.gaussian)
-        smoothed = _empty(array.shape, array.dtype)
+        smoothed = make_empty(array.shape, array.dtype)
         _kernels().gaussian(plan, sigma, _lay_out(array), smoothed)
         return smoothed
 
@@ -137,10 +134,18 @@ class NumpyEngine(Engine):
         if plan is None or not moved.dtype == fixed.dtype == weight.dtype:
             return None
         similarity = np.empty(len(moved), np.float64)
-        derivative, curvature = (_empty(moved.shape, moved.dtype) for _ in range(2))
+        derivative, curvature = (make_empty(moved.shape, moved.dtype) for _ in range(2))
         images = (_lay_out(array) for array in (fixed, moved, weight))
         _kernels().lncc(plan, size, floor, least, *images, similarity, derivative, curvature)
         return similarity.astype(moved.dtype), derivative, curvature
+
+    def fuses_lncc(self, array: Array) -> bool:
+        """Whether there is a kernel for images like this one."""
+        return _plan_volume(array) is not None
+
+    def map_blocks(self, function: Callable, *arrays: Array, halo: int = 0) -> Any:
+        """The function of the arrays, as `Engine.map_blocks` says, in blocks and threads."""
+        return map_blocks(function, arrays, halo=halo)
 
     def _to_coefficients(self, image: Array, rule: Rule) -> Array:
         if rule.order != 3:
@@ -162,7 +167,7 @@ class NumpyEngine(Engine):
         return self._prefilter(plan, coefficients, shape, rule, adjoint=True)
 
     def _prefilter(self, plan: Any, array: Array, shape: tuple, rule: Rule, *, adjoint: bool) -> Array:
-        result = _empty(shape, array.dtype)
+        result = make_empty(shape, array.dtype)
         _kernels().prefilter(plan, native.BOUNDARIES.index(rule.boundary), adjoint, _lay_out(array), result)
         return result
 
@@ -204,12 +209,6 @@ def _lay_out(array: Array) -> Array:
     return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
 
 
-def _empty(shape: tuple, dtype: np.dtype) -> Array:
-    """An array to be written, in recycled memory if it is large."""
-    size = math.prod(shape) * dtype.itemsize
-    return np.empty(shape, dtype) if size < native.RECYCLED else np.ndarray(shape, dtype, _kernels().Memory(size))
-
-
 def _sample_in_blocks(image: Array, coordinates: Array, rule: Rule) -> Array:
     values = np.empty((*coordinates.shape[:-1], image.shape[-1]), dtype=image.dtype)
 
@@ -243,54 +242,32 @@ def _filter(array: Array, width: tuple, idle: Any, function: Callable) -> Array:
     return array
 
 
-@lru_cache(maxsize=1)
-def _pool(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="keramorph")
-
-
-def _map(work: Callable[..., None], blocks: list[tuple]) -> None:
-    """Run the blocks, in threads where there are several; the result never depends on how many."""
-
-    def guarded(block: tuple) -> None:
-        # NaN coordinates have no integer part; what they index is never used.
-        with np.errstate(invalid="ignore", over="ignore"):
-            work(*block)
-
-    if len(blocks) == 1 or threads() == 1:
-        for block in blocks:
-            guarded(block)
-    else:
-        list(_pool(threads()).map(guarded, blocks))
-
-
 def _run(work: Callable[[slice, slice], None], shape: tuple[int, ...]) -> None:
     """Call `work(batch, rows)` for blocks of a field of coordinates `(batch, rows, ..., ndim)`."""
-    if math.prod(shape[:-1]) <= _SMALL:
-        _map(work, [(slice(0, shape[0]), slice(0, shape[1]))])
+    if math.prod(shape[:-1]) <= SMALL:
+        run_blocks(work, [(slice(0, shape[0]), slice(0, shape[1]))])
         return
-    step = max(1, _BLOCK // max(1, math.prod(shape[2:-1])))
-    _map(work, [(slice(b, b + 1), rows) for b in range(shape[0]) for rows in _steps(shape[1], step)])
-
-
-def _steps(count: int, step: int) -> Iterator[slice]:
-    return (slice(first, min(first + step, count)) for first in range(0, count, step))
+    step = max(1, BLOCK // max(1, math.prod(shape[2:-1])))
+    run_blocks(work, [(slice(b, b + 1), rows) for b in range(shape[0]) for rows in list_steps(shape[1], step)])
 
 
 def _filter_axis(array: Array, axis: int, width: tuple, function: Callable) -> Array:
     """Filter along one axis, in blocks cut along the first other spatial axis, batch entry by batch entry."""
-    if array.size <= _SMALL:
+    if array.size <= SMALL:
         return function(xp, array, width)
     across = 1 if axis != 1 else 2
     if across == array.ndim - 1:
         return function(xp, array, width)
     result = np.empty_like(array)
-    step = max(1, _BLOCK * array.shape[across] // max(1, math.prod(array.shape[1:])))
+    step = max(1, BLOCK * array.shape[across] // max(1, math.prod(array.shape[1:])))
 
     def work(batch: slice, rows: slice) -> None:
         place = (batch, rows) if across == 1 else (batch, slice(None), rows)
         result[place] = function(xp, array[place], width)
 
-    _map(work, [(slice(b, b + 1), rows) for b in range(array.shape[0]) for rows in _steps(array.shape[across], step)])
+    run_blocks(
+        work, [(slice(b, b + 1), rows) for b in range(array.shape[0]) for rows in list_steps(array.shape[across], step)]
+    )
     return result
 
 

@@ -89,6 +89,9 @@ class _Namespace(Namespace):
         values = tf.reshape(values, (-1, self.shape(rows)[-1]))
         return tf.tensor_scatter_nd_add(rows, tf.reshape(index, (-1, 1)), values)
 
+    def unstack(self, x: Array) -> tuple[Array, ...]:
+        return tuple(tf.unstack(x, axis=-1))
+
     def stop_gradient(self, x: Array) -> Array:
         return tf.stop_gradient(x)
 

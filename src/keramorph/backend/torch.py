@@ -13,6 +13,7 @@ import torch
 
 from keramorph._typing import Array
 from keramorph.backend import native, portable
+from keramorph.backend.blocks import map_blocks
 from keramorph.backend.comparison import Comparison
 from keramorph.backend.engine import Engine
 from keramorph.backend.native import fields_of
@@ -68,6 +69,13 @@ class TorchEngine(Engine):
         known = _operations.compare_with_derivative(fixed.detach(), moved.detach(), *comparison.numbers)
         return _apply(_Compare, fixed, moved, *known, comparison, portably)
 
+    def map_blocks(self, function: Callable, *arrays: Array, halo: int = 0) -> Any:
+        """The function of the tensors, as `Engine.map_blocks` says: in blocks on CPUs, where nothing fuses it."""
+        plain = all(t.device.type == "cpu" and type(t) in _PLAIN for t in arrays)
+        if not plain or _is_differentiated(*arrays) or _is_watched():
+            return function(*arrays)
+        return map_blocks(torch.no_grad()(function), arrays, halo=halo, empty=_make_empty)
+
     def _to_coefficients(self, image: Array, rule: Rule) -> Array:
         if rule.order != 3:
             return image
@@ -111,6 +119,15 @@ def _is_differentiated(*tensors: Array) -> bool:
 
 # Absent from some future PyTorch, each call would take the general way.
 _is_transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+def _is_watched() -> bool:
+    """Whether this thread traces, transforms or infers, which no other thread would know of."""
+    return torch.compiler.is_compiling() or _is_transformed() or torch.is_inference_mode_enabled()
+
+
+def _make_empty(shape: tuple[int, ...], kind: torch.dtype) -> Array:
+    return torch.empty(shape, dtype=kind)
 
 
 def _apply(function: type[torch.autograd.Function], *inputs: Any) -> Array:

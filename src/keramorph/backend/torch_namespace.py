@@ -90,6 +90,10 @@ class _Namespace(Namespace):
     def scatter_add_rows(self, rows: Array, index: Array, values: Array) -> Array:
         return torch.index_add(rows, 0, index.reshape(-1), values.reshape(-1, rows.shape[-1]))
 
+    def unstack(self, x: Array) -> tuple[Array, ...]:
+        # One behind the other: arithmetic on every third number costs several times as much.
+        return torch.movedim(x, -1, 0).contiguous().unbind(0)
+
     def stop_gradient(self, x: Array) -> Array:
         return x.detach()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from keramorph import backend
 from keramorph._typing import Array
@@ -33,15 +34,17 @@ def spatial_gradient(array: Array, *, spacing: float | Sequence[float] | None = 
     xp = backend.of(array).xp
     ndim = len(array.shape) - 2
     steps = spread("spacing", 1.0 if spacing is None else spacing, ndim)
-    slopes = []
-    for axis in range(1, ndim + 1):
-        count = xp.shape(array)[axis]
-        longer = xp.concatenate([cut(array, axis, 0, 1), array, cut(array, axis, count - 1, count)], axis=axis)
-        index = xp.arange(count, dtype="int32", like=array)
-        edges = xp.cast((index == 0) | (index == count - 1), xp.dtype(array))
-        scale = xp.reshape((0.5 + 0.5 * edges) / steps[axis - 1], (count,) + (1,) * (ndim + 1 - axis))
-        slopes.append((cut(longer, axis, 2, count + 2) - cut(longer, axis, 0, count)) * scale)
-    return xp.stack(slopes, axis=-1)
+    return xp.stack([_differentiate(xp, array, axis + 1) / steps[axis] for axis in range(ndim)], axis=-1)
+
+
+def _differentiate(xp: Any, array: Array, axis: int) -> Array:
+    """Central differences along an axis, one-sided at its ends."""
+    count = xp.shape(array)[axis]
+    longer = xp.concatenate([cut(array, axis, 0, 1), array, cut(array, axis, count - 1, count)], axis=axis)
+    index = xp.arange(count, dtype="int32", like=array)
+    edges = xp.cast((index == 0) | (index == count - 1), xp.dtype(array))
+    scale = xp.reshape(0.5 + 0.5 * edges, (count,) + (1,) * (len(array.shape) - 1 - axis))
+    return (cut(longer, axis, 2, count + 2) - cut(longer, axis, 0, count)) * scale
 
 
 @operation
@@ -88,8 +91,32 @@ def jacobian_determinant(displacement: Array) -> Array:
         >>> jacobian_determinant(0.5 * field[None])[0, 1, 1].item()
         2.25
     """
-    matrix = jacobian(displacement)
-    return _determinant([[matrix[..., i, j] for j in range(matrix.shape[-1])] for i in range(matrix.shape[-1])])
+    check_field(displacement, displacement)
+    engine = backend.of(displacement)
+    return engine.map_blocks(lambda u: _measure_volume(_derive_components(engine.xp, u), 1), displacement, halo=1)
+
+
+def least_determinant(displacement: Array) -> Array:
+    """The smaller one of the determinants of the maps `x -> x + u(x)` and `x -> x - u(x)`, `(batch, *spatial)`."""
+    engine = backend.of(displacement)
+
+    def measure(displacement: Array) -> Array:
+        slopes = _derive_components(engine.xp, displacement)
+        return engine.xp.minimum(_measure_volume(slopes, 1), _measure_volume(slopes, -1))
+
+    return engine.map_blocks(measure, displacement, halo=1)
+
+
+def _derive_components(xp: Any, displacement: Array) -> list[list[Array]]:
+    """Derivative of each component along each axis: rows of arrays `(batch, *spatial)`."""
+    components = xp.unstack(displacement)
+    return [[_differentiate(xp, part, axis + 1) for axis in range(len(components))] for part in components]
+
+
+def _measure_volume(slopes: list[list[Array]], sign: int) -> Array:
+    """Determinant of the identity plus or minus the slopes."""
+    signed = [[entry if sign > 0 else -entry for entry in row] for row in slopes]
+    return _determinant([[e + 1 if i == j else e for j, e in enumerate(row)] for i, row in enumerate(signed)])
 
 
 def _determinant(rows: list[list[Array]]) -> Array:

@@ -15,8 +15,9 @@ import numpy as np
 
 from keramorph import backend
 from keramorph._typing import Array
-from keramorph.solver.mapping import transform_vectors, voxel_matrix, voxel_positions, weigh
-from keramorph.solver.objective import FixedMoments, compare, measure_fixed
+from keramorph.ops.vectors import multiply_components, sum_products
+from keramorph.solver.mapping import displace, voxel_matrix, voxel_positions, weigh
+from keramorph.solver.objective import Comparison, FixedMoments, compare, measure_fixed
 from keramorph.solver.pyramid import Layer, Level, smoothing_width, window_size
 
 _PATIENCE = 10
@@ -119,21 +120,33 @@ class _Stepper:
         engine = backend.of(displacement)
         fixed = Layer(images.moments.values, images.fixed_mask, self.level.fixed.grid)
         moving = Layer(images.moving, images.moving_mask, self.level.moving.grid)
-        positions = images.positions + transform_vectors(displacement, self.linear)
+        positions = displace(images.positions, displacement, self.linear)
         moved, slope = engine.sample_with_derivative(images.moving, positions)
         result = compare(images.moments, moved, weigh(fixed, moving, positions), size=self.size)
-        slope = transform_vectors(slope[..., 0, :], (self.linear @ self.from_units).T)
-        update = self._propose(engine, result.derivative * slope, result.curvature, slope)
-        update = transform_vectors(update, self.from_units)
+        update = self._propose(engine, result, slope[..., 0, :])
         displacement = engine.compose(displacement, update)
         return engine.gaussian(displacement, sigma=self.field_width), result.similarity
 
-    def _propose(self, engine: Any, force: Array, curvature: Array, slope: Array) -> Array:
-        """Smooth update in units of the spacing, nowhere longer than the step."""
+    def _propose(self, engine: Any, result: Comparison, slope: Array) -> Array:
+        """Smooth update in voxels, nowhere longer than the step."""
         xp = engine.xp
-        stiffness = curvature * xp.sum(slope * slope, axis=-1, keepdims=True)
-        smoothed = engine.gaussian(xp.concatenate([force, stiffness], axis=-1), sigma=self.update_width)
-        force, stiffness = smoothed[..., :-1], smoothed[..., -1:]
-        update = force / (stiffness + _DAMPING * xp.mean(stiffness) + 1e-30)
-        length = xp.sqrt(xp.sum(update * update, axis=-1, keepdims=True))
-        return update * (self.options.step / xp.maximum(length, length * 0 + self.options.step))
+        to_slope = (self.linear @ self.from_units).T
+
+        def push(slope: Array, derivative: Array, curvature: Array) -> Array:
+            slopes = multiply_components(to_slope, xp.unstack(slope))
+            stiffness = curvature[..., 0] * sum_products(slopes, slopes)
+            return xp.stack([*(derivative[..., 0] * part for part in slopes), stiffness], axis=-1)
+
+        pushed = engine.map_blocks(push, slope, result.derivative, result.curvature)
+        pushed = engine.gaussian(pushed, sigma=self.update_width)
+        damping = _DAMPING * xp.mean(pushed[..., -1]) + 1e-30
+
+        def limit(pushed: Array) -> Array:
+            *force, stiffness = xp.unstack(pushed)
+            stiffness = stiffness + damping
+            update = [part / stiffness for part in force]
+            length = xp.sqrt(sum_products(update, update))
+            share = self.options.step / xp.maximum(length, length * 0 + self.options.step)
+            return xp.stack(multiply_components(self.from_units, [part * share for part in update]), axis=-1)
+
+        return engine.map_blocks(limit, pushed)

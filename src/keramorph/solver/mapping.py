@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from keramorph import backend
 from keramorph._typing import Array
+from keramorph.ops.vectors import multiply_components
 from keramorph.solver.pyramid import Layer
 from keramorph.space import Grid
 
@@ -36,9 +39,16 @@ def voxel_positions(matrix: np.ndarray, shape: tuple[int, ...], like: Array) -> 
     return total
 
 
-def transform_vectors(field: Array, matrix: np.ndarray) -> Array:
-    """Matrix `(m, n)` times each vector of a field `(..., n)`."""
-    return backend.of(field).xp.matmul(field, to_engine(matrix.T, field))
+def displace(positions: Array, displacement: Array, matrix: np.ndarray) -> Array:
+    """Positions plus matrix times displacement: where fixed voxels read in the moving image."""
+    engine = backend.of(displacement)
+    xp = engine.xp
+
+    def add(positions: Array, displacement: Array) -> Array:
+        moves = multiply_components(matrix, xp.unstack(displacement))
+        return xp.stack([p + m for p, m in zip(xp.unstack(positions), moves, strict=True)], axis=-1)
+
+    return engine.map_blocks(add, positions, displacement)
 
 
 def weigh(fixed: Layer, moving: Layer, positions: Array) -> Array:
@@ -48,12 +58,15 @@ def weigh(fixed: Layer, moving: Layer, positions: Array) -> Array:
     """
     engine = backend.of(positions)
     xp = engine.xp
-    weight = None
-    for axis, count in enumerate(moving.grid.shape):
-        place = positions[..., axis : axis + 1]
-        depth = (count - 1) / 2 + 1 - xp.abs(place - (count - 1) / 2)
-        inside = xp.clip(depth, 0.0, 1.0)
-        weight = inside if weight is None else weight * inside
+
+    def fade(positions: Array) -> Array:
+        inside = []
+        for place, count in zip(xp.unstack(positions), moving.grid.shape, strict=True):
+            depth = (count - 1) / 2 + 1 - xp.abs(place - (count - 1) / 2)
+            inside.append(xp.clip(depth, 0.0, 1.0))
+        return math.prod(inside)[..., None]
+
+    weight = engine.map_blocks(fade, positions)
     if fixed.mask is not None:
         weight = weight * fixed.mask
     if moving.mask is not None:

@@ -24,13 +24,16 @@ ENOUGH_OVERLAP = 0.5
 
 
 class FixedMoments(NamedTuple):
-    """What the windows of the fixed image hold, computed once per level; each is `(1, *spatial, 1)`."""
+    """What the windows of the fixed image hold, computed once per level; each is `(1, *spatial, 1)`.
+
+    `values` alone are there where the engine has a fused kernel, which takes the windows by itself.
+    """
 
     values: Array
-    share: Array
-    mean: Array
-    variance: Array
-    weight: Array
+    share: Array | None = None
+    mean: Array | None = None
+    variance: Array | None = None
+    weight: Array | None = None
 
 
 class Comparison(NamedTuple):
@@ -48,13 +51,28 @@ class Comparison(NamedTuple):
 def measure_fixed(fixed: Array, *, size: tuple[int, ...]) -> FixedMoments:
     """Return the window moments of a fixed image `(1, *spatial, 1)`, windows of an odd `size` in voxels."""
     engine = backend.of(fixed)
+    moments = FixedMoments(fixed - engine.xp.mean(fixed))
+    return moments if engine.fuses_lncc(fixed) else _measure_windows(moments, size)
+
+
+def _measure_windows(moments: FixedMoments, size: tuple[int, ...]) -> FixedMoments:
+    """The moments with those of the windows, if they are not there yet."""
+    if moments.share is not None:
+        return moments
+    values, engine = moments.values, backend.of(moments.values)
     xp = engine.xp
-    values = fixed - xp.mean(fixed)
     sums = engine.window_sum(xp.concatenate([values * 0 + 1, values, values * values], axis=-1), size=size)
     share = 1 / sums[..., :1]
     mean = sums[..., 1:2] * share
     variance = _variance(xp, sums[..., 2:] * share, mean)
     return FixedMoments(values, share, mean, variance, 1 - NOISE**2 / variance)
+
+
+def _fuse(moments: FixedMoments, moved: Array, weight: Array, size: tuple[int, ...]) -> Comparison | None:
+    """What `compare` returns, by a kernel; None where there is none."""
+    engine = backend.of(moved)
+    fused = engine.lncc(moments.values, moved, weight, size=size, floor=NOISE**2, least=ENOUGH_OVERLAP)
+    return None if fused is None else Comparison(fused[0][0], *fused[1:])
 
 
 def measure_similarity(moments: FixedMoments, moved: Array, weight: Array, *, size: tuple[int, ...]) -> Array:
@@ -69,7 +87,10 @@ def measure_similarity(moments: FixedMoments, moved: Array, weight: Array, *, si
     Returns:
         A scalar of the engine.
     """
-    xp = backend.of(moved).xp
+    fused = _fuse(moments, moved, weight, size)
+    if fused is not None:
+        return fused.similarity
+    xp, moments = backend.of(moved).xp, _measure_windows(moments, size)
     _, _, variance, covariance = _measure_moved(moments, moved, size)
     correlation = covariance * covariance / (moments.variance * variance)
     weight = weight * moments.weight
@@ -85,10 +106,10 @@ def compare(moments: FixedMoments, moved: Array, weight: Array, *, size: tuple[i
         Avants et al., Symmetric diffeomorphic image registration with cross-correlation, 2008,
         doi:10.1016/j.media.2007.06.004.
     """
-    engine = backend.of(moved)
-    fused = engine.lncc(moments.values, moved, weight, size=size, floor=NOISE**2, least=ENOUGH_OVERLAP)
+    fused = _fuse(moments, moved, weight, size)
     if fused is not None:
-        return Comparison(fused[0][0], *fused[1:])
+        return fused
+    engine, moments = backend.of(moved), _measure_windows(moments, size)
     xp = engine.xp
     centred, mean, variance, covariance = _measure_moved(moments, moved, size)
     weight = weight * moments.weight

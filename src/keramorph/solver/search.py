@@ -94,8 +94,8 @@ def solve(fixed: Layer, moving: Layer, config: Config, *, listener: Listener | N
         matrix = _keep_start(affine_levels[-1], config)
     displacement = _still(levels[-1])
     losses = {
-        "start": _measure(levels[-1], np.eye(fixed.grid.ndim + 1), displacement, config),
-        "affine": _measure(levels[-1], matrix, displacement, config),
+        "start": _measure(levels[-1], np.eye(fixed.grid.ndim + 1), None, config),
+        "affine": _measure(levels[-1], matrix, None, config),
     }
     losses["deformable"] = losses["affine"]
     if config.iterations and contrast >= LEAST_CONTRAST:

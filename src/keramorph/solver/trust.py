@@ -6,7 +6,7 @@ import numpy as np
 
 from keramorph import backend
 from keramorph._typing import Array
-from keramorph.solver.mapping import transform_vectors, voxel_matrix, voxel_positions, weigh
+from keramorph.solver.mapping import displace, voxel_matrix, voxel_positions, weigh
 from keramorph.solver.objective import measure_fixed, measure_similarity
 from keramorph.solver.pyramid import Level, window_size
 from keramorph.solver.result import Outcome, Solution
@@ -36,8 +36,7 @@ def measure_loss(level: Level, matrix: np.ndarray, displacement: Array | None, *
     size = window_size(window * level.spacing, grid)
     positions = _positions(level, matrix)
     if displacement is not None:
-        to_moving = voxel_matrix(matrix, grid, level.moving.grid)[:-1, :-1]
-        positions = positions + transform_vectors(displacement, to_moving)
+        positions = displace(positions, displacement, voxel_matrix(matrix, grid, level.moving.grid)[:-1, :-1])
     moved = backend.of(positions).sample(level.moving.values, positions)
     moments = measure_fixed(level.fixed.values, size=size)
     similarity = measure_similarity(moments, moved, weigh(level.fixed, level.moving, positions), size=size)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from keramorph import backend, ops
+from typing import Any
+
+from keramorph import backend
 from keramorph._typing import Array
+from keramorph.ops.jacobian import least_determinant
 from keramorph.solver.pyramid import finest_spacing, smoothing_width
 from keramorph.space import Grid
 
@@ -30,12 +33,19 @@ def unfold(displacement: Array, grid: Grid) -> Array:
     engine = backend.of(displacement)
     xp = engine.xp
     for round_ in range(_ROUNDS):
-        forward, backward = ops.jacobian_determinant(displacement), ops.jacobian_determinant(-displacement)
-        determinant = xp.minimum(forward, backward)
+        determinant = least_determinant(displacement)
         if float(xp.min(determinant)) > _LEAST:
             break
         width = smoothing_width(2.0**round_ * finest_spacing(grid), grid)
         folded = xp.cast(determinant <= _LEAST, "float32")[..., None]
-        near = xp.clip(engine.gaussian(folded, sigma=width) * 30.0, 0.0, 1.0)
-        displacement = displacement + near * (engine.gaussian(displacement, sigma=width) - displacement)
+        near = engine.gaussian(folded, sigma=width)
+        smooth = engine.gaussian(displacement, sigma=width)
+        displacement = engine.map_blocks(lambda *arrays: _blend(xp, *arrays), displacement, smooth, near)
     return displacement
+
+
+def _blend(xp: Any, displacement: Array, smooth: Array, near: Array) -> Array:
+    """The smooth displacement where `near` is large, and the other one where it is zero."""
+    share = xp.clip(near[..., 0] * 30.0, 0.0, 1.0)
+    pairs = zip(xp.unstack(displacement), xp.unstack(smooth), strict=True)
+    return xp.stack([rough + share * (even - rough) for rough, even in pairs], axis=-1)

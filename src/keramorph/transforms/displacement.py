@@ -5,15 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from keramorph import backend
+from keramorph.backend.blocks import run_blocks
 from keramorph.errors import InputError, ShapeError
+from keramorph.ops.vectors import multiply_components, sum_products
 from keramorph.space import Grid
 from keramorph.transforms.transform import Transform, grid_points, slabs
 
 _TOLERANCE = 1e-3
 """Residual, in voxels of the smallest spacing, at which the inverse at a point is done."""
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 15
 """Voxels whose inverse is solved at a time: few enough that a step's arrays stay in the cache."""
+
+_WORTHWHILE = 0.75
+"""Share of points still at work below which it pays to leave the others behind."""
 
 _STEPS = (1e-3, 3.0)
 """Shortest and longest step of the inverse's fixed point, whose own step is 1."""
@@ -91,14 +96,18 @@ class DisplacementTransform(Transform):
         grid = self.grid if grid is None else grid
         self._check_ndim(grid, "grid")
         field = to_voxel_displacement(self.displacement, self.grid)
-        matrix = self.grid.matrix.astype(field.dtype)
+        to_voxels = np.linalg.inv(self.grid.affine) @ grid.affine
         inverse = np.empty((*grid.shape, self.ndim), dtype=self.displacement.dtype)
         residual = np.empty(grid.shape)
-        for rows in slabs(grid.shape, _BLOCK):
-            index = self.grid.to_index(grid_points(grid, rows)).reshape(-1, self.ndim).astype(field.dtype)
-            solution, error = _solve(field, index, matrix, iterations)
-            inverse[rows] = (solution @ matrix.T).reshape(inverse[rows].shape)
+
+        def work(rows: slice) -> None:
+            index = [line.astype(field.dtype).ravel() for line in _index_components(to_voxels, grid.shape, rows)]
+            solution, error = _solve(field, np.stack(index), self.grid.matrix, iterations)
+            moves = multiply_components(self.grid.matrix, solution)
+            inverse[rows] = np.stack(moves, axis=-1).reshape(inverse[rows].shape)
             residual[rows] = error.reshape(residual[rows].shape)
+
+        run_blocks(work, [(rows,) for rows in slabs(grid.shape, _BLOCK)])
         return DisplacementTransform(inverse, grid), residual
 
     def _at(self, points: np.ndarray) -> np.ndarray:
@@ -115,42 +124,63 @@ class DisplacementTransform(Transform):
         return super()._apply_grid(grid, rows)
 
 
+def _index_components(matrix: np.ndarray, shape: tuple[int, ...], rows: slice) -> list[np.ndarray]:
+    """Where a homogeneous matrix takes the voxels in some rows of a grid: one array `(rows, ...)` per component."""
+    counts = (rows.stop - rows.start, *shape[1:])
+    spans = (np.arange(rows.start, rows.stop), *(np.arange(n) for n in shape[1:]))
+    lines = np.meshgrid(*(span.astype(np.float64) for span in spans), indexing="ij", sparse=True)
+    moved = multiply_components(matrix[:-1, :-1], lines)
+    return [np.broadcast_to(line + shift, counts) for line, shift in zip(moved, matrix[:-1, -1], strict=True)]
+
+
 def _solve(field: np.ndarray, index: np.ndarray, matrix: np.ndarray, iterations: int) -> tuple[np.ndarray, np.ndarray]:
-    """Solution v of v = -field(index + v) in voxels, `(n, ndim)`, and the length of what is left in mm, `(n,)`."""
-    best = -_sample(field, index)
-    miss = best + _sample(field, index + best)
+    """Solution v of v = -field(index + v) in voxels, `(ndim, n)`, and the length of what is left in mm, `(n,)`."""
+    solution = -_read(field, index)
+    miss = solution + _read(field, index + solution)
     error = _lengths(miss, matrix)
-    step = np.ones(len(index), dtype=field.dtype)
     enough = _TOLERANCE * np.linalg.norm(matrix, axis=0).min()
+    # The points still at work, in arrays of their own, and where they belong.
+    here, best, least = np.arange(len(error)), solution, error
+    step = np.ones(len(error), dtype=field.dtype)
     for _ in range(iterations):
-        left = np.flatnonzero(error > enough)
-        if not len(left):
-            break
-        move = -step[left, None] * miss[left]
-        trial_miss = best[left] + move + _sample(field, index[left] + best[left] + move)
+        open_ = least > enough
+        if np.count_nonzero(open_) < _WORTHWHILE * len(least):
+            solution[:, here], error[here] = best, least
+            left = np.flatnonzero(open_)
+            if not len(left):
+                break
+            here, step, least, open_ = (array[left] for array in (here, step, least, open_))
+            index, best, miss = (array[:, left] for array in (index, best, miss))
+        move = -step * miss
+        trial = best + move
+        trial_miss = trial + _read(field, index + trial)
         trial_error = _lengths(trial_miss, matrix)
-        better = trial_error < error[left]
-        step[left] = _next_step(step[left], move, trial_miss - miss[left], better)
-        taken = left[better]
-        best[taken] += move[better]
-        miss[taken], error[taken] = trial_miss[better], trial_error[better]
-    return best, error
+        better = trial_error < least
+        step = _next_step(step, move, trial_miss - miss, better)
+        better &= open_
+        for array, tried in ((best, trial), (miss, trial_miss), (least, trial_error)):
+            np.copyto(array, tried, where=better)
+    solution[:, here], error[here] = best, least
+    return solution, error
 
 
 def _next_step(step: np.ndarray, move: np.ndarray, change: np.ndarray, better: np.ndarray) -> np.ndarray:
     """Steps `(n,)` from what the last moves did to the misses: a secant, and a half at most after a vain move."""
-    slope = np.einsum("nd,nd->n", move, change)
-    secant = np.einsum("nd,nd->n", move, move) / np.where(slope > 0, slope, 1.0)
-    following = np.where(slope > 0, secant, step)
+    slope = sum_products(move, change)
+    rising = slope > 0
+    following = np.where(rising, sum_products(move, move) / np.where(rising, slope, 1.0), step)
     return np.clip(np.where(better, following, np.minimum(following, step / 2)), *_STEPS).astype(step.dtype)
 
 
 def _lengths(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Lengths `(n,)` in mm of vectors `(n, ndim)` in voxels, without BLAS: its threads cost more than they do."""
-    squares = np.zeros(len(vectors), dtype=vectors.dtype)
-    for row in matrix:
-        squares += sum(vectors[:, axis] * factor for axis, factor in enumerate(row) if factor) ** 2
-    return np.sqrt(squares)
+    """Lengths `(n,)` in mm of vectors `(ndim, n)` in voxels."""
+    moved = multiply_components(matrix, vectors)
+    return np.sqrt(sum_products(moved, moved))
+
+
+def _read(field: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Field values `(ndim, n)` at continuous indices `(ndim, n)`."""
+    return np.ascontiguousarray(_sample(field, np.stack(list(index), axis=-1)).T)
 
 
 def _sample(field: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -202,8 +232,13 @@ def from_voxel_displacement(displacement: np.ndarray, grid: Grid) -> np.ndarray:
 
 def _multiply(field: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Matrix times each vector of a field, in its own precision but never below single."""
-    dtype = np.result_type(np.asarray(field).dtype, np.float32)
-    return np.asarray(field, dtype=dtype) @ matrix.T.astype(dtype)
+    engine = backend.use("numpy")
+    field = np.asarray(field, dtype=np.result_type(np.asarray(field).dtype, np.float32))
+
+    def multiply(field: np.ndarray) -> np.ndarray:
+        return engine.xp.stack(multiply_components(matrix, engine.xp.unstack(field)), axis=-1)
+
+    return engine.map_blocks(multiply, field[None])[0]
 
 
 def _check_field(displacement: np.ndarray, grid: Grid) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 
 from keramorph import backend
 from keramorph._typing import Boundary, Order
+from keramorph.backend.blocks import run_blocks
+from keramorph.backend.portable import cast_like
 from keramorph.errors import OptionError, ShapeError
 from keramorph.space import Grid, Image
 
@@ -84,8 +86,11 @@ class Transform(ABC):
         """
         self._check_ndim(grid, "grid")
         displacement = np.empty((*grid.shape, self.ndim))
-        for rows in slabs(grid.shape):
+
+        def work(rows: slice) -> None:
             displacement[rows] = self._apply_grid(grid, rows) - grid_points(grid, rows)
+
+        run_blocks(work, [(rows,) for rows in slabs(grid.shape)])
         return displacement
 
     def resample(
@@ -120,13 +125,18 @@ class Transform(ABC):
         self._check_ndim(image.grid, "image.grid")
         values = image.array.astype(np.uint8) if image.array.dtype == bool else image.array
         _check_fill(fill_value, values.dtype)
+        # Read in double precision, like the points: brought there once and not slab by slab. Labels stay as they are.
+        lifted = values if order == 0 else values.astype(np.float64)
         result = np.empty((*grid.shape, image.channels), dtype=values.dtype)
-        # A cubic spline's coefficients are those of the whole image: computed once, not slab by slab.
-        for rows in [slice(0, grid.shape[0])] if order == 3 else slabs(grid.shape):
+
+        def work(rows: slice) -> None:
             index = image.grid.to_index(self._apply_grid(grid, rows))
-            result[rows] = _sample(values, index, order, boundary)
+            result[rows] = cast_like(backend.use("numpy").xp, _sample(lifted, index, order, boundary), values)
             if boundary == "constant":
                 result[rows][_outside(index, image.grid.shape)] = fill_value
+
+        # A cubic spline's coefficients are those of the whole image: computed once, not slab by slab.
+        run_blocks(work, [(rows,) for rows in ([slice(0, grid.shape[0])] if order == 3 else slabs(grid.shape))])
         return Image(result.astype(image.array.dtype, copy=False), grid)
 
     def _apply_grid(self, grid: Grid, rows: slice) -> np.ndarray:
@@ -151,8 +161,8 @@ def grid_points(grid: Grid, rows: slice) -> np.ndarray:
     return points
 
 
-def slabs(shape: tuple[int, ...], voxels: int = 1 << 20) -> Iterator[slice]:
-    """Blocks of rows of a grid with about so many voxels: the points of a large grid never exist all at once."""
+def slabs(shape: tuple[int, ...], voxels: int = 1 << 15) -> Iterator[slice]:
+    """Blocks of rows of a grid with about so many voxels, whose points stay in the cache."""
     step = max(1, voxels // math.prod(shape[1:]))
     return (slice(first, min(first + step, shape[0])) for first in range(0, shape[0], step))
 
