@@ -8,7 +8,8 @@ An engine works on one framework's arrays and has the primitives
 - `gaussian(array, sigma=)`: Gaussian smoothing, edges reflected;
 
 with `xp`, a small array namespace of NumPy's names. All engines give the same numbers. `portable.py` holds each
-primitive once; a module per framework binds it, with gradient rules and kernels; `native.py` finds the kernels in C++.
+primitive once; a module per framework binds it, with gradient rules and kernels; `native.py` finds the kernels in C++,
+and `triton_*.py` are those for PyTorch on GPUs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """PyTorch: the gradient rules of sampling and smoothing, over the native kernels or the portable primitives.
 
-On CPUs a kernel stands behind a custom operation (`torch_operations.py`), which `torch.compile` keeps as one node of
-its graph. Everything else, GPUs, meta tensors and subclasses, computes the portable way, which compilers can fuse.
+A kernel, native on CPUs and Triton's on GPUs, stands behind a custom operation (`torch_operations.py`), which
+`torch.compile` keeps as one node of its graph. Everything else, meta tensors and subclasses, computes the portable way,
+which compilers can fuse.
 """
 
 from __future__ import annotations
@@ -151,14 +152,15 @@ xp = engine.xp
 _FLOATS = (torch.float32, torch.float64)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
+# Devices whose kernels are registered, all under the same names.
+_DEVICES = ("cpu",) * (native.extension() is not None) + ("cuda",) * native.has_triton()
 _operations: Any = None
-if native.extension() is not None:
+if _DEVICES:
     from keramorph.backend.torch_operations import operations as _operations
 
 
 def _has_kernel(*tensors: Array) -> bool:
-    # A device with kernels of its own finds its place here: its operations are registered under the same names.
-    return _operations is not None and all(t.device.type == "cpu" and type(t) in _PLAIN for t in tensors)
+    return all(t.device.type in _DEVICES and type(t) in _PLAIN for t in tensors)
 
 
 def _is_differentiated(*tensors: Array) -> bool:
