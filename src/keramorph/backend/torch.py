@@ -135,6 +135,17 @@ class TorchEngine(Engine):
     def _gaussian(self, array: Array, sigma: tuple[float, ...]) -> Array:
         return _apply(_SelfAdjoint, array, "gaussian", sigma)
 
+    def lncc(
+        self, fixed: Array, moved: Array, weight: Array, *, size: tuple[int, ...], floor: float, least: float
+    ) -> tuple[Array, Array, Array] | None:
+        """Squared local correlation of two images on a GPU, as `Engine.lncc` says; None where no kernel fits."""
+        images = fixed, moved, weight
+        if not all(image.is_cuda for image in images) or not _has_kernel(*images) or _is_differentiated(*images):
+            return None
+        from keramorph.backend import triton_operations
+
+        return triton_operations.lncc(*images, size=size, floor=floor, least=least)
+
     def _to_coefficients(self, image: Array, rule: Rule) -> Array:
         if rule.order != 3:
             return image

@@ -15,7 +15,9 @@ import triton.language as tl
 from keramorph._typing import Array
 from keramorph.backend.triton_positions import remainder, unpack
 
-_SIZES = ["n", "inner", "radius", "width", "columns", "scale_bits", "norm_bits"]
+# Sizes change with each level of a pyramid and are not compiled in, but for whether `inner` is one, a multiple of 16 (then
+# a lane reads four numbers at once) or neither.
+_SIZES = ["n", "radius", "width", "columns", "scale_bits", "norm_bits"]
 _TILE = 1024
 _SHORT = 15
 """Windows up to this many voxels are added up one by one: their lines are then mostly in the first-level cache."""

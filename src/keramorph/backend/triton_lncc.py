@@ -17,7 +17,8 @@ from keramorph._typing import Array
 from keramorph.backend.triton_filters import lay_out_tiles, place_tile
 from keramorph.backend.triton_positions import add, unpack
 
-_SIZES = ["n", "inner", "radius", "volume", "entry_lines", "lines1", "size0", "size1", "radius0", "radius1", "floor_bits"]
+# As in `triton_filters.py`; `volume`, how far planes lie apart, is a multiple of 16 wherever `inner` is.
+_SIZES = ["n", "radius", "entry_lines", "lines1", "size0", "size1", "radius0", "radius1", "floor_bits"]
 _CONSTANT = 1e-12
 """Variance over mean square below which an image counts as constant."""
 
@@ -48,7 +49,7 @@ def sum_moments(
         FIRST, ROWS, COLUMNS,
     )  # fmt: skip
     target += start + row * inner + column
-    plane = volume.to(tl.int64)
+    plane = tl.cast(volume, tl.int64)
     tl.store(target, f, mask=inside)
     tl.store(target + plane, m, mask=inside)
     tl.store(target + 2 * plane, ff, mask=inside)
@@ -63,7 +64,7 @@ def _add_moments(
 ):  # fmt: skip
     f = tl.full((ROWS, COLUMNS), 0.0, fixed.dtype.element_ty)
     m, ff, mm, fm = f, f, f, f
-    plane = volume.to(tl.int64)
+    plane = tl.cast(volume, tl.int64)
     for k in range(0, 2 * radius + 1):
         here = row + (k - radius)
         mask = inside & (here >= 0) & (here < n)
@@ -143,7 +144,7 @@ def correlate(
         f, m, ff, mm, fm, share, weight, unpack(floor_bits, real), FORM
     )
     if MAPS > 0:
-        plane = volume.to(tl.int64)
+        plane = tl.cast(volume, tl.int64)
         to_f, to_m = weight * p * share, weight * q * share
         tl.store(maps + at, to_f, mask=inside)
         tl.store(maps + plane + at, to_m, mask=inside)
@@ -174,7 +175,7 @@ def sum_maps(
     start = outer * n * inner
     a = tl.full((ROWS, COLUMNS), 0.0, fixed.dtype.element_ty)
     b, c, d = a, a, a
-    plane = volume.to(tl.int64)
+    plane = tl.cast(volume, tl.int64)
     source += start
     for k in range(0, 2 * radius + 1):
         here = row + (k - radius)

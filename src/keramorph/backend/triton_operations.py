@@ -16,11 +16,20 @@ import torch
 import triton.language as tl
 
 from keramorph._typing import Array
-from keramorph.backend import native, portable, triton_filters, triton_sampling
+from keramorph.backend import native, portable, triton_filters, triton_lncc, triton_sampling
 from keramorph.backend.rule import Rule
+from keramorph.errors import OptionError
 
 _INDEX_LIMIT = 1 << 31
 _AXIS_LIMIT = 1 << 29
+_LEAST_CAPABILITY = (7, 0)
+"""Triton compiles for Volta and later."""
+
+_LOCAL_CORRELATION = 2
+_NOISY_SQUARE = 2
+_FLOOR = 1e-5
+"""Under the local variances of a standardised image, as in `losses/lncc.py`."""
+
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -82,7 +91,8 @@ def splat(values: Array, coordinates: Array, shape: list[int], *fields: Any) -> 
 def window_sum(array: Array, size: list[int]) -> Array:
     """Sums over boxes around each voxel, zero outside."""
     if not _is_volume(array):
-        return portable.window_sum(_xp(), array, tuple(size))
+        summed = portable.window_sum(_xp(), array, tuple(size))
+        return summed.clone() if summed is array else summed  # an operation must not return what it was given
     with on_device_of(array):
         return triton_filters.sum_windows(array.contiguous(), tuple(size))
 
@@ -90,7 +100,8 @@ def window_sum(array: Array, size: list[int]) -> Array:
 def gaussian(array: Array, sigma: list[float]) -> Array:
     """Gaussian smoothing, truncated at 4 sigma, edges reflected."""
     if not _is_volume(array):
-        return portable.gaussian(_xp(), array, tuple(sigma))
+        smoothed = portable.gaussian(_xp(), array, tuple(sigma))
+        return smoothed.clone() if smoothed is array else smoothed
     with on_device_of(array):
         return triton_filters.smooth(array.contiguous(), tuple(sigma))
 
@@ -99,6 +110,52 @@ def prefilter(array: Array, boundary: str, adjoint: bool) -> Array:
     """B-spline coefficients, or the adjoint, the portable way: ten additions of whole volumes."""
     function = portable.from_coefficients if adjoint else portable.to_coefficients
     return function(_xp(), array, Rule(3, boundary))  # type: ignore[arg-type]
+
+
+def lncc(
+    fixed: Array, moved: Array, weight: Array, *, size: tuple[int, ...], floor: float, least: float
+) -> tuple[Array, Array, Array] | None:
+    """Squared local correlation of two images, as `Engine.lncc` says; None where the kernel does not fit."""
+    if not (_are_alike(fixed, moved) and _are_alike(moved, weight)):
+        return None
+    images = (fixed.contiguous(), moved.contiguous(), weight.contiguous())
+    with on_device_of(moved):
+        similarity, derivative, curvature = triton_lncc.compare(
+            images, size=size, form=_NOISY_SQUARE, floor=floor, least=least, maps=4
+        )
+    return None if derivative is None or curvature is None else (similarity, derivative, curvature)
+
+
+def compare(fixed: Array, moved: Array, measure: int, extent: int, dilation: int, variant: bool) -> Array:
+    """Mean local correlation of each pair in boxes of `extent` voxels, squared as the variant says."""
+    return _compare_locally(fixed, moved, (measure, extent, variant), maps=0)[0]
+
+
+def compare_with_derivative(
+    fixed: Array, moved: Array, measure: int, extent: int, dilation: int, variant: bool
+) -> tuple[Array, Array]:
+    """The same with its derivative to the moved image."""
+    values, derivative, _ = _compare_locally(fixed, moved, (measure, extent, variant), maps=3)
+    return values, derivative
+
+
+def _compare_locally(fixed: Array, moved: Array, terms: tuple[int, int, bool], *, maps: int) -> tuple:
+    measure, extent, variant = terms
+    if measure != _LOCAL_CORRELATION or not _are_alike(fixed, moved):
+        raise OptionError(
+            "On a GPU there is a kernel for the local correlation of two images of one shape and data type, float32 or "
+            f"float64. Received: measure={measure}, shapes {tuple(fixed.shape)} and {tuple(moved.shape)}. "
+            "Set KERAMORPH_KERNELS=off for others."
+        )
+    with on_device_of(moved):
+        return triton_lncc.compare(
+            (fixed.contiguous(), moved.contiguous(), None),
+            size=(extent,) * (moved.ndim - 2), form=0 if variant else 1, floor=_FLOOR, least=0.0, maps=maps,
+        )  # fmt: skip
+
+
+def _are_alike(one: Array, other: Array) -> bool:
+    return _is_volume(one) and one.ndim <= 5 and one.shape == other.shape and one.dtype == other.dtype
 
 
 def on_device_of(array: Array) -> contextlib.AbstractContextManager:
@@ -116,11 +173,18 @@ def _fits(image: Array, coordinates: Array, rule: Rule, sizes: tuple | None = No
     whole = coordinates.ndim == ndim + 2 if rule.relative else coordinates.ndim >= 2
     agree = coordinates.shape[-1] == ndim and coordinates.shape[0] == sizes[0]
     filled = math.prod(sizes) > 0 and coordinates.numel() > 0 and max(sizes) < _AXIS_LIMIT
-    return 1 <= ndim <= 3 and types and whole and agree and filled and not image.is_complex()
+    fits = 1 <= ndim <= 3 and types and whole and agree and filled and not image.is_complex()
+    return fits and _is_able(coordinates.device)
 
 
 def _is_volume(array: Array) -> bool:
-    return array.dtype in (torch.float32, torch.float64) and array.numel() > 0 and array.ndim > 2
+    floats = array.dtype in (torch.float32, torch.float64)
+    return floats and array.numel() > 0 and array.ndim > 2 and _is_able(array.device)
+
+
+@lru_cache(maxsize=64)
+def _is_able(device: torch.device) -> bool:
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
 
 
 def _as_read(image: Array, coordinates: Array, order: int) -> Array:
@@ -181,6 +245,7 @@ def _lay_out(sizes: tuple, coordinates: Array, rule: Rule) -> tuple[tuple, tuple
     options = {
         "RELATIVE": rule.relative, "BOUNDARY": rule.boundary, "NDIM": ndim, "CHANNELS": channels,
         "POSITIONS": positions, "TILE": tile, "INDEX": tl.int64 if wide else tl.int32, "num_warps": 4,
+        "enable_fp_fusion": True,  # named because Triton's default is about to change
     }  # fmt: skip
     return grid, numbers, options
 
