@@ -19,8 +19,8 @@ from keramorph.errors import OptionError
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from keramorph.backend import torch_operations  # noqa: E402
 from keramorph.backend import torch as binding  # noqa: E402
+from keramorph.backend import torch_operations  # noqa: E402
 
 KERNELS = ("positions", "sampling", "filters", "lncc", "operations")
 BOUNDARIES = ("constant", "nearest", "reflect", "mirror", "wrap")
@@ -223,7 +223,8 @@ def test_images_keep_their_type(gpu, name, unit):
     values, slopes = gpu.sample_with_derivative(image, coordinates, *fields(1, "reflect"))
     assert values.dtype == image.dtype
     assert slopes.dtype == torch.float32
-    # Half a unit in the last place (a whole one of bfloat16, which the interpreter does not round but cuts off) of numbers up to 4, and what float32 coordinates of up to 16 voxels cost.
+    # Half a unit in the last place (of bfloat16 a whole one: the interpreter cuts off, compiled kernels round), and what
+    # float32 coordinates of up to 16 voxels cost.
     np.testing.assert_allclose(values.double(), exact, rtol=unit, atol=1e-5)
     spread = gpu.splat(values, coordinates, [5, 6], *fields(1, "reflect"))
     assert spread.dtype == image.dtype
@@ -345,9 +346,7 @@ def correlate(fixed, moved, weight, size, form, floor, least):
             (a - a.mean(axes, keepdim=True)) / a.var(axes, correction=0, keepdim=True).sqrt() for a in (fixed, moved)
         )
     count = sum_boxes(torch.ones_like(fixed), size)
-    f, m, ff, mm, fm = (
-        sum_boxes(a, size) / count for a in (fixed, moved, fixed * fixed, moved * moved, fixed * moved)
-    )
+    f, m, ff, mm, fm = (sum_boxes(a, size) / count for a in (fixed, moved, fixed * fixed, moved * moved, fixed * moved))
     r, u, v = fm - f * m, ff - f * f + floor, mm - m * m + floor
     correlation = r / (u * v).sqrt() if form == 1 else (r.abs() + (floor if form == 2 else 0)) ** 2 / (u * v)
     possible = 1 - floor / u if form == 2 else torch.ones_like(u)
@@ -409,7 +408,9 @@ def test_autograd_through_the_kernels(gpu, monkeypatch):
     ).permute(0, 2, 3, 1)
     ours = binding.engine.sample(image, field, relative=True)
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
-    for mine, other in zip(*(torch.autograd.grad((x * weight).sum(), (image, field)) for x in (ours, theirs)), strict=True):
+    for mine, other in zip(
+        *(torch.autograd.grad((x * weight).sum(), (image, field)) for x in (ours, theirs)), strict=True
+    ):
         # Where the edge is extended, PyTorch's slope along the axis is zero as well.
         torch.testing.assert_close(mine, other, atol=1e-12, rtol=0)
     (slope,) = torch.autograd.grad((binding.engine.gaussian(image, sigma=0.8) * weight).sum(), image)
@@ -468,7 +469,7 @@ def test_kernels_compile_for_a_gpu(name, tmp_path, monkeypatch):
     file, function = name.split(".")
     kernel = getattr(load_kernels(interpret=False)[file], function)
     constants = constants_of(kernel)
-    integers = {"n", "inner", "radius", "width", "columns", "count", "volume", "entry_lines"}
+    integers = {"n", "inner", "radius", "width", "columns", "count", "volume", "rows"}
     integers |= {"n0", "n1", "n2", "m1", "m2", "size0", "size1", "radius0", "radius1"}
     kinds = {a: "i64" if a.endswith("bits") else "i32" if a in integers else "*fp32" for a in kernel.arg_names}
     kinds |= dict.fromkeys(constants, "constexpr") | ({"image": "*i16", "values": "*i16"} if "copy" in name else {})

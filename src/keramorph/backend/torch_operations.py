@@ -1,7 +1,8 @@
 """PyTorch's custom operations `keramorph::...`: on CPUs the native kernels on the memory of tensors, without a copy.
 
-On CUDA tensors they are those of `triton_operations.py`, which is imported when the first one turns up. They know nothing of gradients: the rules stand in `torch.py`. Each has a fake kernel, from which `torch.compile` learns
-the shape of its result, and folds an axis of `vmap` into the batch.
+On CUDA tensors they are those of `triton_operations.py`, which is imported when the first one turns up. They know
+nothing of gradients: the rules stand in `torch.py`. Each has a fake kernel, from which `torch.compile` learns the shape
+of its result, and folds an axis of `vmap` into the batch.
 """
 
 from __future__ import annotations

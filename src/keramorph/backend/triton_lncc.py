@@ -2,8 +2,8 @@
 
 The formulae are those at the head of `native/core/lncc.cpp`: five box sums give the moments of each window, from which
 follow the correlation c and three maps (four with the curvature), whose box sums give the derivative. The products are
-formed where the first pass reads the images, the correlation where the last of these passes would write the moments, and
-the derivative where the very last would write the sums: per axis, each quantity is read once and written once.
+formed where the first pass reads the images, the correlation where the last of these passes would write the moments,
+and the derivative where the very last would write the sums: per axis, each quantity is read once and written once.
 """
 
 import math
@@ -18,7 +18,7 @@ from keramorph.backend.triton_filters import lay_out_tiles, place_tile
 from keramorph.backend.triton_positions import add, unpack
 
 # As in `triton_filters.py`; `volume`, how far planes lie apart, is a multiple of 16 wherever `inner` is.
-_SIZES = ["n", "radius", "entry_lines", "lines1", "size0", "size1", "radius0", "radius1", "floor_bits"]
+_SIZES = ["n", "rows", "radius", "size0", "size1", "radius0", "radius1", "floor_bits"]
 _CONSTANT = 1e-12
 """Variance over mean square below which an image counts as constant."""
 
@@ -37,13 +37,13 @@ def _count(row, n, radius):
 
 @triton.jit(do_not_specialize=_SIZES)
 def sum_moments(
-    fixed, moved, statistics, source, target, n, inner, radius, volume, entry_lines,
+    fixed, moved, statistics, source, target, n, rows, inner, radius, volume,
     FIRST: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """Sums along one axis of f, m, ff, mm and fm: of the images in the first pass, later of the planes in `source`."""
-    outer, row, column, inside = place_tile(n, inner, ROWS, COLUMNS, INDEX)
-    start = outer * n * inner
-    statistics += ((outer // entry_lines) * CHANNELS + column % CHANNELS) * 4
+    entry, row, column, inside = place_tile(rows, inner, ROWS, COLUMNS, INDEX)
+    start = entry * rows * inner
+    statistics += (entry * CHANNELS + column % CHANNELS) * 4
     f, m, ff, mm, fm = _add_moments(
         fixed + start, moved + start, statistics, source + start, row, column, inside, n, inner, radius, volume,
         FIRST, ROWS, COLUMNS,
@@ -65,10 +65,11 @@ def _add_moments(
     f = tl.full((ROWS, COLUMNS), 0.0, fixed.dtype.element_ty)
     m, ff, mm, fm = f, f, f, f
     plane = tl.cast(volume, tl.int64)
-    for k in range(0, 2 * radius + 1):
-        here = row + (k - radius)
+    voxel = row % n
+    for k in range(2 * radius + 1):
+        here = voxel + (k - radius)
         mask = inside & (here >= 0) & (here < n)
-        at = here * inner + column
+        at = (row + (k - radius)) * inner + column
         if FIRST:
             one = _standardize(fixed, statistics, at, mask)
             other = _standardize(moved, statistics + 2, at, mask)
@@ -119,22 +120,22 @@ def _correlate(f, m, ff, mm, fm, share, weight, floor, FORM: tl.constexpr):
 @triton.jit(do_not_specialize=_SIZES)
 def correlate(
     fixed, moved, statistics, source, weights, maps, totals, floor_bits,
-    n, inner, radius, volume, entry_lines, size0, size1, radius0, radius1,
+    n, rows, inner, radius, volume, size0, size1, radius0, radius1,
     FORM: tl.constexpr, MAPS: tl.constexpr, WEIGHTED: tl.constexpr,
     FIRST: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """The pass along the last axis: `MAPS` maps out, and per tile and channel the sums of four quantities."""
-    outer, row, column, inside = place_tile(n, inner, ROWS, COLUMNS, INDEX)
-    start = outer * n * inner
+    entry, row, column, inside = place_tile(rows, inner, ROWS, COLUMNS, INDEX)
+    start = entry * rows * inner
     real = fixed.dtype.element_ty
-    statistics += ((outer // entry_lines) * CHANNELS + column % CHANNELS) * 4
+    statistics += (entry * CHANNELS + column % CHANNELS) * 4
     f, m, ff, mm, fm = _add_moments(
         fixed + start, moved + start, statistics, source + start, row, column, inside, n, inner, radius, volume,
         FIRST, ROWS, COLUMNS,
     )  # fmt: skip
-    line = outer % entry_lines
-    voxels = _count(row, n, radius) * _count(line % size1, size1, radius1) * _count(line // size1, size0, radius0)
-    # Rows of idle lanes count no voxels, or less.
+    line = row // n
+    voxels = _count(row % n, n, radius) * _count(line % size1, size1, radius1) * _count(line // size1, size0, radius0)
+    # What idle lanes count may be anything.
     share = 1 / tl.maximum(voxels, 1).to(real)
     at = start + row * inner + column
     weight = share * 0 + 1
@@ -151,9 +152,8 @@ def correlate(
         tl.store(maps + 2 * plane + at, to_f * mean_f - to_m * mean_m, mask=inside)
         if MAPS > 3:
             tl.store(maps + 3 * plane + at, 2 * weight * share * over_m, mask=inside)
-    blocks = (n + (ROWS - 1)) // ROWS
     column_blocks = (inner + (COLUMNS - 1)) // COLUMNS
-    tile = outer * blocks + (tl.program_id(0) % (blocks * column_blocks)) // column_blocks
+    tile = (tl.program_id(0) // column_blocks).to(tl.int64)
     channel = (tl.program_id(0) % column_blocks) * COLUMNS + tl.arange(0, COLUMNS)
     totals += (tile * inner + channel) * 4
     zero = tl.full((ROWS, COLUMNS), 0.0, real)
@@ -166,21 +166,22 @@ def correlate(
 
 @triton.jit(do_not_specialize=_SIZES)
 def sum_maps(
-    fixed, moved, statistics, factors, source, target, curvature, n, inner, radius, volume, entry_lines,
+    fixed, moved, statistics, factors, source, target, curvature, n, rows, inner, radius, volume,
     MAPS: tl.constexpr, LAST: tl.constexpr,
     CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """Sums of the maps along one axis; the last pass puts them together to the derivative, `target`."""
-    outer, row, column, inside = place_tile(n, inner, ROWS, COLUMNS, INDEX)
-    start = outer * n * inner
+    entry, row, column, inside = place_tile(rows, inner, ROWS, COLUMNS, INDEX)
+    start = entry * rows * inner
     a = tl.full((ROWS, COLUMNS), 0.0, fixed.dtype.element_ty)
     b, c, d = a, a, a
     plane = tl.cast(volume, tl.int64)
     source += start
-    for k in range(0, 2 * radius + 1):
-        here = row + (k - radius)
+    voxel = row % n
+    for k in range(2 * radius + 1):
+        here = voxel + (k - radius)
         mask = inside & (here >= 0) & (here < n)
-        at = here * inner + column
+        at = (row + (k - radius)) * inner + column
         a += tl.load(source + at, mask=mask, other=0.0)
         b += tl.load(source + plane + at, mask=mask, other=0.0)
         c += tl.load(source + 2 * plane + at, mask=mask, other=0.0)
@@ -188,7 +189,7 @@ def sum_maps(
             d += tl.load(source + 3 * plane + at, mask=mask, other=0.0)
     at = start + row * inner + column
     if LAST:
-        channel = (outer // entry_lines) * CHANNELS + column % CHANNELS
+        channel = entry * CHANNELS + column % CHANNELS
         one = _standardize(fixed, statistics + channel * 4, at, inside)
         other = _standardize(moved, statistics + channel * 4 + 2, at, inside)
         factors += channel * 3
@@ -205,7 +206,13 @@ def sum_maps(
 
 
 def compare(
-    images: tuple[Array, Array, Array | None], *, size: tuple[int, ...], form: int, floor: float, least: float, maps: int
+    images: tuple[Array, Array, Array | None],
+    *,
+    size: tuple[int, ...],
+    form: int,
+    floor: float,
+    least: float,
+    maps: int,
 ) -> tuple[Array, Array | None, Array | None]:
     """Mean local correlation, its derivative to the moved image, and the curvature along it.
 
@@ -274,8 +281,8 @@ class _Passes:
         form, floor, maps = recipe
         planes = self._planes(maps) if maps else self.fixed
         grid, sizes, options = self._lay_out(last)
-        blocks = -(-self.spatial[last] // options["ROWS"])
-        totals = self.fixed.new_empty((len(self.fixed), math.prod(self.spatial[:-1]) * blocks, self.channels, 4))
+        blocks = -(-math.prod(self.spatial) // options["ROWS"])
+        totals = self.fixed.new_empty((len(self.fixed), blocks, self.channels, 4))
         correlate[grid](
             self.fixed, self.moved, self.statistics, source, self.fixed if weight is None else weight, planes, totals,
             struct.unpack("<q", struct.pack("<d", floor))[0], *sizes, *self._across(),
@@ -302,10 +309,8 @@ class _Passes:
         return self.fixed.new_empty((count, *self.fixed.shape))
 
     def _lay_out(self, axis: int) -> tuple[tuple, tuple, dict]:
-        n, inner = self.spatial[axis], math.prod(self.spatial[axis + 1 :]) * self.channels
-        grid, options = lay_out_tiles(self.fixed.numel(), n, inner)
-        sizes = (n, inner, self.radii[axis], self.fixed.numel(), math.prod(self.spatial[:axis]))
-        return grid, sizes, {**options, "CHANNELS": self.channels}
+        grid, sizes, options = lay_out_tiles(tuple(self.fixed.shape), axis + 1)
+        return grid, (*sizes, self.radii[axis], self.fixed.numel()), {**options, "CHANNELS": self.channels}
 
     def _across(self) -> tuple[int, int, int, int]:
         """Sizes and radii of the two axes before the last; of one voxel where there are fewer."""

@@ -31,7 +31,9 @@ def _read_linear(
         far1 = tap(index1, fraction1, n1, 1, 1, BOUNDARY).to(INDEX)
         line = n2 * CHANNELS
         if NDIM == 2:
-            value, second, along = _read_square(image, near1 * line, far1 * line, near2, far2, fraction1, fraction2, mask)
+            value, second, along = _read_square(
+                image, near1 * line, far1 * line, near2, far2, fraction1, fraction2, mask
+            )
             first = second
         else:
             near0 = tap(index0, fraction0, n0, 0, 1, BOUNDARY).to(INDEX) * n1
