@@ -1,7 +1,7 @@
 """Triton kernels that filter along one axis of a volume after another: sums over windows, and Gaussians.
 
-An array is `(batch, rows, inner)`: every `n` rows are a line of voxels, whose neighbours lie `inner` numbers apart. Nothing
-is subtracted: a running sum in float32 would drift, and one NaN would poison the rest of its line.
+An array is `(batch, rows, inner)`: every `n` rows are a line of voxels, whose neighbours lie `inner` numbers apart.
+Nothing is subtracted: a running sum in float32 would drift, and one NaN would poison the rest of its line.
 """
 
 import math

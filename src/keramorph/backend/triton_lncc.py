@@ -246,7 +246,7 @@ def compare(
 
 
 def _measure(fixed: Array, moved: Array, form: int) -> Array:
-    """Shift and scale of both images, `(batch, channels, 4)`: to mean 0, and to variance 1 unless the form has noise."""
+    """Shift and scale of both images, `(batch, channels, 4)`: to mean 0, and without noise to variance 1."""
     columns = []
     for image in (fixed, moved):
         axes = tuple(range(1, image.ndim - 1))
@@ -314,5 +314,5 @@ class _Passes:
 
     def _across(self) -> tuple[int, int, int, int]:
         """Sizes and radii of the two axes before the last; of one voxel where there are fewer."""
-        sizes, radii = ((1, 1) + self.spatial[:-1])[-2:], ((0, 0) + self.radii[:-1])[-2:]
+        sizes, radii = (1, 1, *self.spatial[:-1])[-2:], (0, 0, *self.radii[:-1])[-2:]
         return sizes[0], sizes[1], radii[0], radii[1]

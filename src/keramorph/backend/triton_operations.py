@@ -159,12 +159,12 @@ def _are_alike(one: Array, other: Array) -> bool:
 
 
 def on_device_of(array: Array) -> contextlib.AbstractContextManager:
-    """Make the tensor's GPU the current one, on which Triton launches; nothing where kernels are interpreted on a CPU."""
+    """Make the tensor's GPU the current one, on which Triton launches; no GPU where kernels are interpreted."""
     return torch.cuda.device_of(array) if array.is_cuda else contextlib.nullcontext()
 
 
 def _fits(image: Array, coordinates: Array, rule: Rule, sizes: tuple | None = None) -> bool:
-    """Whether there is a kernel for these tensors, all of whose shapes agree: what does not, the portable way explains."""
+    """Whether there is a kernel for these tensors, whose shapes agree: what does not, the portable way explains."""
     sizes = tuple(image.shape) if sizes is None else sizes
     ndim = len(sizes) - 2
     types = coordinates.dtype in (torch.float32, torch.float64) and (
@@ -230,8 +230,10 @@ def _copy_nearest(image: Array, coordinates: Array, rule: Rule, plus: bool) -> A
 def _lay_out(sizes: tuple, coordinates: Array, rule: Rule) -> tuple[tuple, tuple, dict[str, Any]]:
     """Grid of programs, sizes and compile-time constants for an image of these sizes, read at the coordinates.
 
-    Tiles hold 512 numbers, four per thread of four warps: enough loads on their way to hide their latency at some hundred
-    registers per thread. A cubic tap counts for more. The channels of a voxel, up to 32, are read together.
+    Tiles hold 512 numbers, four per thread of four warps, whose loads are on their way together: that hides their
+    latency at 64 to 72 registers per thread (sm_90), or half of the threads that a GPU can hold. Twice as many taps
+    would spill, so that cubic tiles are smaller. The channels of a voxel, up to 32, are read together. Nothing is tuned
+    at run time: each candidate would take a second to compile, for every kind of call.
     """
     *image, channels = sizes[1:]
     ndim = len(image)

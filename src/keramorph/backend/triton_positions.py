@@ -47,7 +47,7 @@ def split(given, own):
 
 @triton.jit
 def remainder(index, period):
-    """Remainder that is never negative; what `%` does with negative numbers differs between compiler and interpreter."""
+    """Remainder that is never negative, whichever way `%` rounds: compilers and interpreters need not agree."""
     rest = index % period
     return tl.where(rest < 0, rest + period, rest)
 

@@ -143,7 +143,7 @@ def _read_central_difference(
     ORDER: tl.constexpr, CHANNELS: tl.constexpr, NDIM: tl.constexpr, BOUNDARY: tl.constexpr, INDEX: tl.constexpr,
     STEP0: tl.constexpr, STEP1: tl.constexpr, STEP2: tl.constexpr,
 ):  # fmt: skip
-    """Central difference of the image along the axis with a step of 1, one voxel to both sides, instead of the interpolant's slope."""
+    """Central difference of the image along the axis whose step is 1, instead of the interpolant's slope."""
     after, _, _, _ = _read(
         image, channel, mask, fill,
         index0 + STEP0, index1 + STEP1, index2 + STEP2, fraction0, fraction1, fraction2, n0, n1, n2,
