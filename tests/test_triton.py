@@ -171,8 +171,10 @@ def test_derivative_is_the_difference_of_scipy(gpu, shape, boundary):
 def test_derivative_in_three_dimensions(gpu, gradient):
     image, coordinates = draw((4, 5, 6), 40, kinks=False, channels=1, batch=1)
     step, tolerance = (1e-6, 1e-8) if gradient == "exact" else (1.0, 1e-12)
-    _, slopes = gpu.sample_with_derivative(*tensors(image, coordinates), *fields(1, "mirror", gradient=gradient))
-    np.testing.assert_allclose(slopes, differentiate(image, coordinates, "mirror", step), atol=tolerance)
+    for boundary in ("mirror", "constant"):
+        rule = fields(1, boundary, fill=FILL, gradient=gradient)
+        _, slopes = gpu.sample_with_derivative(*tensors(image, coordinates), *rule)
+        np.testing.assert_allclose(slopes, differentiate(image, coordinates, boundary, step), atol=tolerance)
 
 
 def test_more_channels_than_a_tile_holds(gpu):

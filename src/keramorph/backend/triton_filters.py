@@ -144,7 +144,7 @@ def _sum_along(array: Array, axis: int, width: int) -> Array:
     result = torch.empty_like(array)
     columns = array.numel() // n
     grid = (-(-columns // 128) * -(-n // width),)
-    sum_in_blocks[grid](array, result, n, inner, width, columns, COLUMNS=128, num_warps=4)
+    sum_in_blocks[grid](array, result, n, inner, width, columns, COLUMNS=128, num_warps=4, enable_fp_fusion=True)
     return result
 
 

@@ -206,12 +206,11 @@ def sample(
         to = entry * count * CHANNELS
         if WANTED == "gradient":
             weight = tl.load(cotangent + to + place, mask=here, other=0.0).to(real)
-            # Lanes that read nothing have slopes of zero, or NaN by a fraction NaN: those must not count.
-            total2 += tl.where(here, weight * along, 0.0)
+            total2 += weight * along
             if NDIM > 1:
-                total1 += tl.where(here, weight * second, 0.0)
+                total1 += weight * second
             if NDIM > 2:
-                total0 += tl.where(here, weight * first, 0.0)
+                total0 += weight * first
         else:
             if PLUS:
                 value += tl.load(coordinates + place, mask=here, other=0.0)
