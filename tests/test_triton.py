@@ -1,13 +1,15 @@
 """The GPU's kernels, run on the CPU by Triton's interpreter, against SciPy, naive loops and PyTorch's own derivatives.
 
 The interpreter is chosen as a kernel's file is imported: the fixture imports those files for this test file alone, and
-puts everything back. One test compiles the same kernels for a GPU, which needs none.
+puts everything back. One test compiles the same kernels for a GPU, which needs none. Where there is a GPU, everything
+runs on it as well.
 """
 
 import importlib
 import itertools
 import os
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from keramorph.backend import torch as binding  # noqa: E402
 from keramorph.backend import torch_operations  # noqa: E402
 
 KERNELS = ("positions", "sampling", "filters", "lncc", "operations")
+DEVICE = "cuda"
 BOUNDARIES = ("constant", "nearest", "reflect", "mirror", "wrap")
 SHAPES = ((7,), (5, 6), (4, 5, 6))
 FILL = 0.7
@@ -51,9 +54,29 @@ def load_kernels(interpret: bool):
                 setattr(package, name.rpartition(".")[2], module)
 
 
-@pytest.fixture(scope="module")
-def kernels():
-    return load_kernels(interpret=True)
+class Compiled:
+    """A file of kernels whose functions take tensors on the CPU to the GPU, and their results back."""
+
+    def __init__(self, module):
+        self._module = module
+
+    def __getattr__(self, name):
+        found = getattr(self._module, name)
+        if not isinstance(found, types.FunctionType) or name.startswith("_"):
+            return found
+        return lambda *args, **options: carry(found(*carry(args, DEVICE), **options), "cpu")
+
+
+def carry(values, device):
+    if isinstance(values, tuple):
+        return tuple(carry(value, device) for value in values)
+    return values.to(device) if isinstance(values, torch.Tensor) else values
+
+
+@pytest.fixture(scope="module", params=["interpreted", "compiled"] if torch.cuda.is_available() else ["interpreted"])
+def kernels(request):
+    files = load_kernels(interpret=request.param == "interpreted")
+    return files if request.param == "interpreted" else {name: Compiled(file) for name, file in files.items()}
 
 
 @pytest.fixture(scope="module")
@@ -269,9 +292,13 @@ def test_no_coordinate_leads_outside_the_image(gpu, kernels, boundary):
         if order:
             slopes = gpu.pull_back(image, coordinates, torch.ones(1, 400, 1), *fields(order, boundary))[0]
             assert np.abs(slopes.numpy()[finite]).max() <= 2
-    weights, written = torch.ones(1, 400, 1), torch.zeros(90)
+    weights = torch.ones(1, 400, 1)
     grid, numbers, options = gpu._lay_out(image.shape, coordinates, Rule(1, boundary))
-    kernels["sampling"].splat[grid](weights, coordinates, written[30:60], *numbers, ORDER=1, **options)
+    here = DEVICE if isinstance(gpu, Compiled) else "cpu"
+    written = torch.zeros(90, device=here)
+    kernels["sampling"].splat[grid](
+        weights.to(here), coordinates.to(here), written[30:60], *numbers, ORDER=1, **options
+    )
     assert (written[:30] == 0).all()
     assert (written[60:] == 0).all()
     total = (
@@ -290,8 +317,8 @@ def test_nan_is_outside_a_constant_boundary_and_nan_elsewhere(gpu):
     assert gpu.sample(image, coordinates, False, *fields(1, "reflect")).isnan().all()
 
 
-def test_offsets_in_64_bits(gpu, kernels, monkeypatch):
-    monkeypatch.setattr(gpu, "_INDEX_LIMIT", 1)
+def test_offsets_in_64_bits(gpu, monkeypatch):
+    monkeypatch.setattr(gpu._module if isinstance(gpu, Compiled) else gpu, "_INDEX_LIMIT", 1)
     image, coordinates = draw((4, 5, 6), 50, channels=2)
     arrays = tensors(image, coordinates)
     assert gpu._lay_out(image.shape, arrays[1], Rule())[2]["INDEX"] == importlib.import_module("triton.language").int64
