@@ -63,7 +63,10 @@ def room_of(module: str) -> str:
 
 
 def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return [node for node in ast.walk(parse(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    """All functions but device code: each pointer, size and constant is handed to a kernel by itself, and what it keeps
+    in registers it cannot share with another."""
+    every = [node for node in ast.walk(parse(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [node for node in every if not any("triton.jit" in ast.unparse(one) for one in node.decorator_list)]
 
 
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:

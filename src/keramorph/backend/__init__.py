@@ -10,7 +10,8 @@ An engine works on one framework's arrays and has the primitives
 - `map_blocks(function, *arrays, halo=)`: arithmetic voxel by voxel, in blocks where nothing else would fuse it;
 
 with `xp`, a small array namespace of NumPy's names. All engines give the same numbers. `portable.py` holds each
-primitive once; a module per framework binds it, with gradient rules and kernels; `native.py` finds the kernels in C++.
+primitive once; a module per framework binds it, with gradient rules and kernels; `native.py` finds the kernels in C++,
+and `triton_*.py` are those for PyTorch on GPUs.
 """
 
 from __future__ import annotations

@@ -75,6 +75,12 @@ def extension() -> ModuleType | None:
     return module
 
 
+@lru_cache(maxsize=1)
+def has_triton() -> bool:
+    """Whether PyTorch's tensors on GPUs can have kernels: Triton is installed, which this does not import."""
+    return not _is_turned_off() and importlib.util.find_spec("triton") is not None
+
+
 def library(name: str) -> str | None:
     """Shared library of another binding (`"xla"`, `"tensorflow"`) beside the extension; None without it."""
     module = extension()

@@ -1,7 +1,8 @@
 """PyTorch: the gradient rules of sampling and smoothing, over the native kernels or the portable primitives.
 
-On CPUs a kernel stands behind a custom operation (`torch_operations.py`), which `torch.compile` keeps as one node of
-its graph. Everything else, GPUs, meta tensors and subclasses, computes the portable way, which compilers can fuse.
+A kernel, native on CPUs and Triton's on GPUs, stands behind a custom operation (`torch_operations.py`), which
+`torch.compile` keeps as one node of its graph. Everything else, meta tensors and subclasses, computes the portable way,
+which compilers can fuse.
 """
 
 from __future__ import annotations
@@ -76,6 +77,17 @@ class TorchEngine(Engine):
             return function(*arrays)
         return map_blocks(torch.no_grad()(function), arrays, halo=halo, empty=_make_empty)
 
+    def lncc(
+        self, fixed: Array, moved: Array, weight: Array, *, size: tuple[int, ...], floor: float, least: float
+    ) -> tuple[Array, Array, Array] | None:
+        """Squared local correlation of two images on a GPU, as `Engine.lncc` says; None where no kernel fits."""
+        images = fixed, moved, weight
+        if not all(image.is_cuda for image in images) or not _has_kernel(*images) or _is_differentiated(*images):
+            return None
+        from keramorph.backend import triton_operations
+
+        return triton_operations.lncc(*images, size=size, floor=floor, least=least)
+
     def _to_coefficients(self, image: Array, rule: Rule) -> Array:
         if rule.order != 3:
             return image
@@ -92,14 +104,15 @@ engine = TorchEngine()
 _FLOATS = (torch.float32, torch.float64)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
+# Devices whose kernels are registered, all under the same names.
+_DEVICES = ("cpu",) * (native.extension() is not None) + ("cuda",) * native.has_triton()
 _operations: Any = None
-if native.extension() is not None:
+if _DEVICES:
     from keramorph.backend.torch_operations import operations as _operations
 
 
 def _has_kernel(*tensors: Array) -> bool:
-    # A device with kernels of its own finds its place here: its operations are registered under the same names.
-    return _operations is not None and all(t.device.type == "cpu" and type(t) in _PLAIN for t in tensors)
+    return all(t.device.type in _DEVICES and type(t) in _PLAIN for t in tensors)
 
 
 def _can_compare(fixed: Array, moved: Array, comparison: Comparison) -> bool:
@@ -110,6 +123,7 @@ def _can_compare(fixed: Array, moved: Array, comparison: Comparison) -> bool:
         and fixed.shape == moved.shape
         and comparison.has_kernel(moved.ndim - 2)
         and 0 < moved.numel() <= native.MAX_ELEMENTS
+        and (moved.device.type == "cpu" or comparison.measure == "local_correlation")
     )
 
 

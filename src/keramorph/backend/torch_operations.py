@@ -1,7 +1,8 @@
-"""PyTorch's custom operations `keramorph::...` on CPUs: the native kernels on the memory of tensors, without a copy.
+"""PyTorch's custom operations `keramorph::...`: on CPUs the native kernels on the memory of tensors, without a copy.
 
-They know nothing of gradients: the rules stand in `torch.py`. Each has a fake kernel, from which `torch.compile` learns
-the shape of its result, and folds an axis of `vmap` into the batch.
+On CUDA tensors they are those of `triton_operations.py`, which is imported when the first one turns up. They know
+nothing of gradients: the rules stand in `torch.py`. Each has a fake kernel, from which `torch.compile` learns the shape
+of its result, and folds an axis of `vmap` into the batch.
 """
 
 from __future__ import annotations
@@ -201,6 +202,17 @@ def _fold(operation: Callable) -> Callable:
     return mapped
 
 
+def _on_gpu(name: str) -> Callable:
+    """The operation's Triton kernel, imported at its first call: that takes a second, which only a GPU is worth."""
+
+    def operation(*arguments: Any) -> Any:
+        from keramorph.backend import triton_operations
+
+        return getattr(triton_operations, name)(*arguments)
+
+    return operation
+
+
 _FAKES = {
     "sample": _fake_sample,
     "sample_with_derivative": _fake_sample_with_derivative,
@@ -221,7 +233,10 @@ class _Operations:
         self.library = torch.library.Library("keramorph", "DEF")
         for name, schema in _SCHEMAS.items():
             self.library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-            self.library.impl(name, globals()[f"_{name}"], "CPU")
+            if _kernels is not None:
+                self.library.impl(name, globals()[f"_{name}"], "CPU")
+            if native.has_triton():
+                self.library.impl(name, _on_gpu(name), "CUDA")
             torch.library.register_fake(f"keramorph::{name}", _FAKES[name], lib=self.library)
             overload = getattr(torch.ops.keramorph, name).default
             torch.library.register_vmap(f"keramorph::{name}", _fold(overload), lib=self.library)
