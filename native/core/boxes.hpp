@@ -6,11 +6,12 @@
 // spoil the rest of a line), and gives the same bits however the work is cut. Along the last axis, which lies along the
 // registers, sums over powers of two are put together.
 //
-// A task takes the `width` planes of results that share two blocks along the first axis, or some of them, and marches
-// down the second one: the sums along the first axis come straight from the images, row by row, go into a ring of rows,
-// and are done with while they lie in the second-level cache.
+// A task takes the `width` rows of results that share two blocks along the second axis, or some of them, and marches
+// down the first one: the sums along the second axis come straight from the images, whose rows lie next to each other
+// there, go into a ring of rows, one for each plane of a window, and are done with while they lie in the second-level
+// cache.
 //
-// A source hands out the quantities: source.template column<V>(y, i) is a function of a plane z and of where to put
+// A source hands out the quantities: source.template column<V>(z, i) is a function of a row y and of where to put
 // them, for the registers (or, with V == T, the single elements) that start at element i of a row. A sink takes the
 // finished rows, which are then its own: sink(z, y, sums, pitch), with `pitch` elements from one quantity's row to the
 // next.
@@ -86,40 +87,40 @@ class BoxMarch {
     const std::int64_t *count = boxes.count, *width = boxes.width;
     pitch_ = padded<T>(boxes.row);
     line_ = padded<T>(boxes.row + (width[2] - 1) * boxes.channels);
-    // A ring that outgrows the second-level cache costs more than reading some planes of the images once more.
-    const std::int64_t ring = (width[1] + 1) * width[0] * Quantities * pitch_ * static_cast<std::int64_t>(sizeof(T));
-    parts_ = least(least(3, width[0]), 1 + ring / cache);
-    planes_ = (width[0] + parts_ - 1) / parts_;
-    super_ = planes_ * Quantities * pitch_;
+    // A ring that outgrows the second-level cache costs more than reading some rows of the images once more.
+    const std::int64_t ring = (width[0] + 1) * width[1] * Quantities * pitch_ * static_cast<std::int64_t>(sizeof(T));
+    parts_ = least(least(3, width[1]), 1 + ring / cache);
+    rows_ = (width[1] + parts_ - 1) / parts_;
+    super_ = rows_ * Quantities * pitch_;
+    bands_ = groups(count[1], width[1]);
     slabs_ = groups(count[0], width[0]);
-    lines_ = groups(count[1], width[1]);
-    // Chunks along the second axis do a block of rows twice: only where there are too few slabs to go round.
-    chunk_ = lines_;
-    if (slabs_ < 8) chunk_ = most(most(8, 64 / width[1]), (lines_ * slabs_ + 15) / 16);
-    chunks_ = (lines_ + chunk_ - 1) / chunk_;
+    // Chunks along the first axis do a block of planes twice: only where there are too few bands to go round.
+    chunk_ = slabs_;
+    if (bands_ < 8) chunk_ = most(most(8, 64 / width[0]), (slabs_ * bands_ + 15) / 16);
+    chunks_ = (slabs_ + chunk_ - 1) / chunk_;
   }
 
   void run() const {
-    const std::int64_t elements = (boxes_.width[1] + 1) * super_ + planes_ * Quantities * line_ +
-                                  Quantities * (line_ + pitch_) + boxes_.width[0] * Quantities * lanes<T>;
+    const std::int64_t elements = (boxes_.width[0] + 1) * super_ + rows_ * Quantities * line_ +
+                                  Quantities * (line_ + pitch_) + boxes_.width[1] * Quantities * lanes<T>;
     Workspaces spaces(elements * static_cast<std::int64_t>(sizeof(T)));
-    parallel(slabs_ * parts_ * chunks_, 1, [&](std::int64_t first, std::int64_t last) {
+    parallel(bands_ * parts_ * chunks_, 1, [&](std::int64_t first, std::int64_t last) {
       Workspaces::Lease space(spaces);
       for (std::int64_t task = first; task < last; ++task) march(task / chunks_, task % chunks_, space.as<T>());
     });
   }
 
  private:
-  static constexpr std::int64_t cache = 3 << 18;
+  static constexpr std::int64_t cache = 1 << 18;
 
-  // What a task works in: the ring of rows, the sum of the rows that came in since the block began, rows of box sums
+  // What a task works in: the ring of bands, the sum of those that came in since the block began, rows of box sums
   // along two axes with zeros at both ends, partial sums along the last axis, and a column of registers.
   struct Space {
     T *ring, *head, *lines, *parts, *sums, *column;
   };
 
-  // The planes of results of a task: first <= k < last of the planes start + width / 2 + k.
-  struct Slab {
+  // The rows of results of a task: first <= k < last of the rows start + width / 2 + k.
+  struct Band {
     std::int64_t start, first, last;
   };
 
@@ -127,35 +128,35 @@ class BoxMarch {
   static std::int64_t groups(std::int64_t count, std::int64_t width) { return (count - 1 - width / 2) / width + 2; }
 
   void march(std::int64_t part, std::int64_t chunk, T* memory) const {
-    const std::int64_t width = boxes_.width[1], count = boxes_.count[1], radius = boxes_.width[0] / 2;
-    const std::int64_t begin = part % parts_ * planes_, end = least(begin + planes_, boxes_.width[0]);
-    Slab slab{(part / parts_ - 1) * boxes_.width[0], 0, 0};
-    slab.first = most(begin, -slab.start - radius);
-    slab.last = least(end, boxes_.count[0] - slab.start - radius);
-    if (slab.first >= slab.last) return;
+    const std::int64_t width = boxes_.width[0], count = boxes_.count[0], radius = boxes_.width[1] / 2;
+    const std::int64_t begin = part % parts_ * rows_, end = least(begin + rows_, boxes_.width[1]);
+    Band band{(part / parts_ - 1) * boxes_.width[1], 0, 0};
+    band.first = most(begin, -band.start - radius);
+    band.last = least(end, boxes_.count[1] - band.start - radius);
+    if (band.first >= band.last) return;
     Space space;
     space.ring = memory;
     space.head = space.ring + width * super_;
     space.lines = space.head + super_;
-    space.parts = space.lines + planes_ * Quantities * line_;
+    space.parts = space.lines + rows_ * Quantities * line_;
     space.sums = space.parts + Quantities * line_;
     space.column = space.sums + Quantities * pitch_;
-    clear(space.lines, planes_ * Quantities * line_);
+    clear(space.lines, rows_ * Quantities * line_);
     clear(space.head, super_);
-    const std::int64_t from = chunk * chunk_ - 1, to = least(from + chunk_, lines_ - 1);
-    for (std::int64_t k = 0; k < width; ++k) {
-      clear(space.ring + k * super_, super_);
-      enter(slab, from * width + k, space.ring + k * super_, space);
-    }
-    for (std::int64_t line = from; line < to; ++line) {
-      for (std::int64_t k = width - 2; k >= 0; --k) add(space.ring + k * super_, space.ring + (k + 1) * super_);
+    const std::int64_t from = chunk * chunk_ - 1, to = least(from + chunk_, slabs_ - 1);
+    clear(space.ring, width * super_);
+    for (std::int64_t k = 0; k < width && from >= 0; ++k) enter(band, from * width + k, space.ring + k * super_, space);
+    for (std::int64_t slab = from; slab < to; ++slab) {
+      for (std::int64_t k = width - 2; k >= 0 && slab >= 0; --k) {
+        add(space.ring + k * super_, space.ring + (k + 1) * super_);
+      }
       clear(space.head, super_);
       for (std::int64_t k = 0; k < width; ++k) {
-        const std::int64_t y = line * width + width / 2 + k;
-        enter(slab, (line + 1) * width + k, space.ring + k * super_, space);
-        if (y < 0 || y >= count) continue;
-        for (std::int64_t p = slab.first; p < slab.last; ++p) {
-          hand_out(slab.start + radius + p, y, p - slab.first, space);
+        const std::int64_t z = slab * width + width / 2 + k;
+        if (z >= count) break;
+        enter(band, (slab + 1) * width + k, space.ring + k * super_, space);
+        for (std::int64_t p = band.first; p < band.last && z >= 0; ++p) {
+          hand_out(z, band.start + radius + p, p - band.first, space);
         }
       }
     }
@@ -169,53 +170,53 @@ class BoxMarch {
     for (std::int64_t i = 0; i < super_; ++i) sum[i] += more[i];
   }
 
-  // Row y comes in: what its place in the ring held goes out together with the sum so far, and it takes that place.
-  void enter(const Slab& slab, std::int64_t y, T* row, const Space& space) const {
+  // Plane z comes in: what its place in the ring held goes out together with the sum so far, and it takes that place.
+  void enter(const Band& band, std::int64_t z, T* row, const Space& space) const {
     constexpr std::int64_t wide = lanes<T>;
-    const bool inside = y >= 0 && y < boxes_.count[1];
+    const bool inside = z >= 0 && z < boxes_.count[0];
     if (boxes_.row < wide) {
-      for (std::int64_t i = 0; i < boxes_.row; ++i) cross<T>(slab, y, inside, i, row + i, space.head + i, space);
+      for (std::int64_t i = 0; i < boxes_.row; ++i) cross<T>(band, z, inside, i, row + i, space.head + i, space);
       return;
     }
     // The last registers overlap those before in the images, but have places of their own in the ring.
     for (std::int64_t at = 0; at < boxes_.row; at += wide) {
-      cross<Pack<T>>(slab, y, inside, least(at, boxes_.row - wide), row + at, space.head + at, space);
+      cross<Pack<T>>(band, z, inside, least(at, boxes_.row - wide), row + at, space.head + at, space);
     }
   }
 
-  // The same for one column of registers: sums along the first axis, straight from the images.
+  // The same for one column of registers: sums along the second axis, straight from the images.
   template <class V>
-  KERAMORPH_INLINE void cross(const Slab& slab, std::int64_t y, bool inside, std::int64_t i, T* row, T* head,
+  KERAMORPH_INLINE void cross(const Band& band, std::int64_t z, bool inside, std::int64_t i, T* row, T* head,
                               const Space& space) const {
     constexpr std::int64_t wide = sizeof(V) / sizeof(T);
-    const std::int64_t width = boxes_.width[0], count = boxes_.count[0], next = slab.start + width - 1;
+    const std::int64_t width = boxes_.width[1], count = boxes_.count[1], next = band.start + width - 1;
     const std::int64_t pitch = pitch_, line = line_;
     T* out = space.lines + boxes_.width[2] / 2 * boxes_.channels + i;
     if (!inside) {
-      for (std::int64_t k = 0; k < (slab.last - slab.first) * Quantities; ++k) {
+      for (std::int64_t k = 0; k < (band.last - band.first) * Quantities; ++k) {
         store<V>(out + k * line, load<V>(row + k * pitch) + load<V>(head + k * pitch));
         store<V>(row + k * pitch, V{});
       }
       return;
     }
     V sum[Quantities] = {};
-    const auto column = source_.template column<V>(y, i);
-    const auto take = [&](std::int64_t z) {
+    const auto column = source_.template column<V>(z, i);
+    const auto take = [&](std::int64_t y) {
       V quantity[Quantities];
-      column(z, quantity);
+      column(y, quantity);
       for (int q = 0; q < Quantities; ++q) sum[q] = sum[q] + quantity[q];
     };
     T* const tails = space.column;
-    for (std::int64_t k = width - 1; k >= slab.first; --k) {
-      if (slab.start >= 0 && slab.start + k < count) take(slab.start + k);
-      if (k >= slab.last) continue;
+    for (std::int64_t k = width - 1; k >= band.first; --k) {
+      if (band.start >= 0 && band.start + k < count) take(band.start + k);
+      if (k >= band.last) continue;
       for (int q = 0; q < Quantities; ++q) store<V>(tails + (k * Quantities + q) * wide, sum[q]);
     }
     for (int q = 0; q < Quantities; ++q) sum[q] = V{};
-    for (std::int64_t k = 0; k < slab.last; ++k) {
+    for (std::int64_t k = 0; k < band.last; ++k) {
       if (k > 0 && next + k < count) take(next + k);
-      if (k < slab.first) continue;
-      const std::int64_t to = (k - slab.first) * Quantities;
+      if (k < band.first) continue;
+      const std::int64_t to = (k - band.first) * Quantities;
       for (int q = 0; q < Quantities; ++q) {
         const V value = load<V>(tails + (k * Quantities + q) * wide) + sum[q];
         const V so_far = load<V>(head + (to + q) * pitch);
@@ -227,10 +228,10 @@ class BoxMarch {
   }
 
   // Sums along the last axis, then the sink.
-  void hand_out(std::int64_t z, std::int64_t y, std::int64_t plane, const Space& space) const {
+  void hand_out(std::int64_t z, std::int64_t y, std::int64_t place, const Space& space) const {
     const std::int64_t width = boxes_.width[2], step = boxes_.channels, times = width / stride_, rest = width % stride_;
     const std::int64_t length = boxes_.row + (times - 1) * stride_ * step;
-    const T* lines = space.lines + plane * Quantities * line_;
+    const T* lines = space.lines + place * Quantities * line_;
     const T* parts = stride_ == 1 ? lines : space.parts;
     for (int q = 0; q < Quantities && stride_ > 1; ++q) {
       const T* line = lines + q * line_;
@@ -246,7 +247,7 @@ class BoxMarch {
   Boxes boxes_;
   const Source& source_;
   const Sink& sink_;
-  std::int64_t stride_, pitch_, line_, parts_, planes_, super_, slabs_, lines_, chunk_, chunks_;
+  std::int64_t stride_, pitch_, line_, parts_, rows_, super_, bands_, slabs_, chunk_, chunks_;
 };
 
 template <class T, int Quantities, class Source, class Sink>

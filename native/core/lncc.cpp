@@ -108,15 +108,15 @@ struct Moments {
   std::int64_t rows, row;
 
   template <class V>
-  KERAMORPH_INLINE auto column(std::int64_t y, std::int64_t i) const {
-    const T *f = fixed.image + y * row + i, *m = moved.image + y * row + i;
+  KERAMORPH_INLINE auto column(std::int64_t z, std::int64_t i) const {
+    const std::int64_t step = row, next = rows * row;
+    const T *f = fixed.image + z * next + i, *m = moved.image + z * next + i;
     const V shift_f = load<V>(fixed.shift + i), shift_m = load<V>(moved.shift + i);
     const V scale_f = load<V>(fixed.scale + i), scale_m = load<V>(moved.scale + i);
-    const std::int64_t plane = rows * row, next = row;
-    return [=](std::int64_t z, V(&quantity)[5]) {
-      KERAMORPH_PREFETCH(f + z * plane + next);
-      KERAMORPH_PREFETCH(m + z * plane + next);
-      const V a = (load<V>(f + z * plane) - shift_f) * scale_f, b = (load<V>(m + z * plane) - shift_m) * scale_m;
+    return [=](std::int64_t y, V(&quantity)[5]) {
+      KERAMORPH_PREFETCH(f + y * step + next);
+      KERAMORPH_PREFETCH(m + y * step + next);
+      const V a = (load<V>(f + y * step) - shift_f) * scale_f, b = (load<V>(m + y * step) - shift_m) * scale_m;
       quantity[0] = a;
       quantity[1] = b;
       quantity[2] = a * a;
@@ -158,13 +158,13 @@ struct MapValues {
   std::int64_t planes, row, map_plane;
 
   template <class V>
-  KERAMORPH_INLINE auto column(std::int64_t y, std::int64_t i) const {
-    const T* at = maps + y * row + i;
-    const std::int64_t plane = map_plane, next = row, size = planes * map_plane;
-    return [=](std::int64_t z, V(&quantity)[Maps]) {
+  KERAMORPH_INLINE auto column(std::int64_t z, std::int64_t i) const {
+    const T* at = maps + z * map_plane + i;
+    const std::int64_t step = row, next = map_plane, size = planes * map_plane;
+    return [=](std::int64_t y, V(&quantity)[Maps]) {
       for (int q = 0; q < Maps; ++q) {
-        KERAMORPH_PREFETCH(at + q * size + z * plane + next);
-        quantity[q] = load<V>(at + q * size + z * plane);
+        KERAMORPH_PREFETCH(at + q * size + y * step + next);
+        quantity[q] = load<V>(at + q * size + y * step);
       }
     };
   }
@@ -220,7 +220,7 @@ class Comparison {
       : boxes_(boxes),
         request_(request),
         elements_(boxes.count[0] * boxes.count[1] * boxes.row),
-        map_plane_(spread_planes(boxes.count[1] * boxes.row)),
+        map_plane_(padded<T>(boxes.count[1] * boxes.row)),
         maps_(request.derivative == nullptr ? 0 : request.curvature == nullptr ? 1 : 2),
         map_space_((maps_ > 0 ? maps_ + 2 : 0) * boxes.count[0] * map_plane_ * static_cast<std::int64_t>(sizeof(T))) {
     const std::int64_t row = boxes.row, lines = boxes.count[0] * boxes.count[1];
@@ -267,13 +267,6 @@ class Comparison {
  private:
   enum Kept { shift_f, scale_f, shift_m, scale_m, ones, share, stretches, factors, factors_curvature, rows_kept };
   T* kept(int which) const { return row_space_.as<T>() + which * padded<T>(boxes_.row); }
-
-  // Planes of maps are a few cache lines more than whole small pages apart: a column reads as many planes as two
-  // windows are wide, and at multiples of a page they would push each other out of the cache.
-  static std::int64_t spread_planes(std::int64_t elements) {
-    constexpr std::int64_t line = 64 / sizeof(T), page = 4096 / sizeof(T);
-    return elements < page ? padded<T>(elements) : (elements + page - 1) / page * page + 3 * line;
-  }
 
   // The similarity, and the factors of the derivative, from the totals of the lines.
   void finish(std::int64_t entry, std::int64_t lines) const {

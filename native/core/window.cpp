@@ -11,10 +11,10 @@ struct Voxels {
   std::int64_t rows, row;
 
   template <class V>
-  KERAMORPH_INLINE auto column(std::int64_t y, std::int64_t i) const {
-    const T* at = input + y * row + i;
-    const std::int64_t plane = rows * row;
-    return [at, plane](std::int64_t z, V(&quantity)[1]) { quantity[0] = load<V>(at + z * plane); };
+  KERAMORPH_INLINE auto column(std::int64_t z, std::int64_t i) const {
+    const T* at = input + z * rows * row + i;
+    const std::int64_t step = row;
+    return [at, step](std::int64_t y, V(&quantity)[1]) { quantity[0] = load<V>(at + y * step); };
   }
 };
 

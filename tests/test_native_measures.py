@@ -258,9 +258,3 @@ def test_a_single_far_voxel_does_not_drown_the_correlation(dtype):
     fixed[0, 0, 0, 0] = moved[0, 0, 0, 0] = 1e4 - 20
     pair = fixed.astype(dtype), moved.astype(dtype)
     assert_agrees(compare(*pair, "correlation"), differentiate(correlation, *pair), least=0)
-
-
-def test_no_voxels_give_zero():
-    for measure, terms in TERMS:
-        values, _ = compare(np.zeros((2, 5, 0, 7, 1)), np.zeros((2, 5, 0, 7, 1)), measure, **terms)
-        assert not values.any()
