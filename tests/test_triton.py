@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from keramorph.backend import native
 from keramorph.backend.rule import Rule
 from keramorph.errors import OptionError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-pytest.importorskip("triton", reason="Triton is not installed")
+if os.environ.get("KERAS_BACKEND") == "tensorflow" or not native.has_triton():
+    pytest.skip("no Triton, no kernels wanted, or TensorFlow, beside which it cannot be", allow_module_level=True)
 
 from keramorph.backend import torch as binding  # noqa: E402
 from keramorph.backend import torch_operations  # noqa: E402

@@ -154,7 +154,9 @@ std::array<T, keramorph::max_ndim> per_axis(const VolumePlan& plan, const Sequen
 }
 
 void sample(const SamplingPlan& plan, nb::handle image, nb::handle coordinates, nb::handle values, bool plus) {
-  if (plus && (plan.call.rule.order == 0 || plan.call.channels != plan.call.ndim || plan.call.image_type != plan.call.coordinate_type)) {
+  const Sampling& call = plan.call;
+  const bool alike = call.channels == call.ndim && call.image_type == call.coordinate_type;
+  if (plus && (call.rule.order == 0 || !alike)) {
     refuse("only displacements can be added to displacements");
   }
   const Data from = plan.read_image(image), at = plan.read_coordinates(coordinates), to = plan.read_values(values, true);

@@ -138,8 +138,9 @@ KERAMORPH_INLINE void write_channels(const Output& to, const R* coordinates, std
   }
 }
 
-// Three channels inside the image, a group of positions at a time. A group reads and writes a little too much: what is the
-// next position's, so that the last group of a row must be left out. Gradients are not worth it: they wait for memory.
+// Three channels inside the image, a group of positions at a time. A group reads and writes a little too much: what is
+// the next position's, so that the last group of a row must be left out. Gradients are not worth it: they wait for
+// memory.
 template <class T, class R, int D, int order>
 KERAMORPH_INLINE void do_groups(const Sampler<T, R, D, order>& sampler, const Output& to, const R* coordinates,
                                 const Position<R, D>& position, std::int64_t batch, const std::int32_t* offset,
@@ -149,7 +150,8 @@ KERAMORPH_INLINE void do_groups(const Sampler<T, R, D, order>& sampler, const Ou
   for (int l = 0; l < count; l += group<R>) {
     const R* at[D];
     for (int d = 0; d < D; ++d) at[d] = fraction[d] + l;
-    Group<R> value = close_up(sampler.read_group_inside(batch, at, offset + l), std::make_index_sequence<4 * group<R>>{});
+    const Group<R> read = sampler.read_group_inside(batch, at, offset + l);
+    Group<R> value = close_up(read, std::make_index_sequence<4 * group<R>>{});
     if (to.plus_coordinates) value += load<Group<R>>(coordinates + 3 * (first + l));
     store(static_cast<T*>(to.values) + 3 * (first + l), value);
   }

@@ -29,8 +29,9 @@ class Sampler {
 
   // Four channels, or as many as there are, from channel `first` on, at one lane of a block of taps.
   template <bool derivative>
-  __attribute__((noinline)) Four<R> read_channels(std::int64_t batch, const Position<R, D>& position, const Taps<D, order>& taps, int lane,
-                        int first, Four<R> (&slope)[D]) const {
+  __attribute__((noinline)) Four<R> read_channels(std::int64_t batch, const Position<R, D>& position,
+                                                  const Taps<D, order>& taps, int lane, int first,
+                                                  Four<R> (&slope)[D]) const {
     const T* image = image_ + batch * elements_ + first;
     R fraction[D];
     int offset[D][order + 1];

@@ -126,8 +126,8 @@ void gather_differences(T* fixed, const T* moved, std::int64_t pitch, std::int64
 
 // From -g_k to dL/de_k, times what turns sums into distances. `constant` is c.
 template <class T, int K>
-void lead_back(const T* negative, const T* moved, std::int64_t pitch, std::int64_t at, std::int64_t count, const Bounds<T>& bounds,
-               const T* constant, const Settled<T>& m, const Gathered<T>& gathered, T* slopes,
+void lead_back(const T* negative, const T* moved, std::int64_t pitch, std::int64_t at, std::int64_t count,
+               const Bounds<T>& bounds, const T* constant, const Settled<T>& m, const Gathered<T>& gathered, T* slopes,
                std::int64_t slope_pitch) {
   const T *KERAMORPH_RESTRICT lower = bounds.lower + at, *KERAMORPH_RESTRICT upper = bounds.upper + at;
   const T* KERAMORPH_RESTRICT constants = constant + at;

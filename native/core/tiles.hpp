@@ -6,8 +6,8 @@
 // rows as a box is wide. The cost grows with the width; up to a dozen voxels that is the faster way.
 //
 // Sources are like those of `sum_boxes`, but hand out their quantities in `parts` of equal size, one after the other, so
-// that the sums of one part fit the registers: column<V>(part, y, i). A sink takes stretches of rows: sink(z, y, tile, at, length, sums, pitch), `at` being
-// the first element. There is room for a whole tile in each row of sums.
+// that the sums of one part fit the registers: column<V>(part, y, i). A sink takes stretches of rows:
+// sink(z, y, tile, at, length, sums, pitch), `at` being the first element. There is room for a whole tile in each row of sums.
 #pragma once
 
 #include "boxes.hpp"

@@ -11,6 +11,7 @@ import importlib.util
 import math
 import os
 import struct
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -77,8 +78,11 @@ def extension() -> ModuleType | None:
 
 @lru_cache(maxsize=1)
 def has_triton() -> bool:
-    """Whether PyTorch's tensors on GPUs can have kernels: Triton is installed, which this does not import."""
-    return not _is_turned_off() and importlib.util.find_spec("triton") is not None
+    """Whether PyTorch's tensors on GPUs can have kernels: Triton is installed, which this does not import.
+
+    Where TensorFlow is loaded they cannot: both carry an LLVM of their own, and the second one ends the process.
+    """
+    return not _is_turned_off() and "tensorflow" not in sys.modules and importlib.util.find_spec("triton") is not None
 
 
 def library(name: str) -> str | None:
