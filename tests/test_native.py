@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -237,6 +237,7 @@ def test_empty_arrays_have_empty_answers(engine_name):
 
 @needs_extension
 @settings(max_examples=60)
+@example(b"\x00\x00\x00\x00\x00\x00\xc0\x7f", 1, 0, "constant", False, False)
 @given(st.binary(min_size=8, max_size=2400), st.integers(1, 3), st.sampled_from([0, 1, 3]), st.sampled_from(BOUNDARIES),
        st.booleans(), st.booleans())  # fmt: skip
 def test_no_bits_of_a_coordinate_make_a_kernel_fail(memory, ndim, order, boundary, wide, smooth):

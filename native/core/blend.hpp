@@ -159,9 +159,24 @@ KERAMORPH_INLINE void load_pairs(const T* image, const std::int32_t* offset, Vec
   }
 }
 
-#if defined(__AVX2__)
-// Eight pairs by eight loads of 64 bits: a gather instruction takes longer, and two of them would be needed.
-KERAMORPH_INLINE void load_eight_pairs(const float* image, const std::int32_t* offset, __m256& a, __m256& b) {
+#if defined(__AVX512F__)
+// Eight pairs by one gather of 64 bits each.
+template <>
+KERAMORPH_INLINE void load_pairs<float, float>(const float* image, const std::int32_t* offset, Vector<float>& a,
+                                               Vector<float>& b) {
+  const auto gather_eight = [&](const std::int32_t* from) __attribute__((always_inline)) {
+    return _mm512_castpd_ps(_mm512_i32gather_pd(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), image, 4));
+  };
+  const __m512 near = gather_eight(offset), far = gather_eight(offset + 8);
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  a = (Vector<float>)_mm512_permutex2var_ps(near, even, far);
+  b = (Vector<float>)_mm512_permutex2var_ps(near, _mm512_add_epi32(even, _mm512_set1_epi32(1)), far);
+}
+#elif defined(__AVX2__)
+// Eight pairs by eight loads of 64 bits: the gathers of processors without AVX-512 take longer.
+template <>
+KERAMORPH_INLINE void load_pairs<float, float>(const float* image, const std::int32_t* offset, Vector<float>& a,
+                                               Vector<float>& b) {
   const auto two = [&](int l) __attribute__((always_inline)) {
     double first, second;
     std::memcpy(&first, image + offset[l], 8);
@@ -170,25 +185,8 @@ KERAMORPH_INLINE void load_eight_pairs(const float* image, const std::int32_t* o
   };
   const __m256 even = _mm256_insertf128_ps(_mm256_castps128_ps256(two(0)), two(4), 1);
   const __m256 odd = _mm256_insertf128_ps(_mm256_castps128_ps256(two(2)), two(6), 1);
-  a = _mm256_shuffle_ps(even, odd, 0x88);
-  b = _mm256_shuffle_ps(even, odd, 0xdd);
-}
-
-template <>
-KERAMORPH_INLINE void load_pairs<float, float>(const float* image, const std::int32_t* offset, Vector<float>& a,
-                                     Vector<float>& b) {
-  __m256 part_a, part_b;
-#if defined(__AVX512F__)
-  __m256 more_a, more_b;
-  load_eight_pairs(image, offset, part_a, part_b);
-  load_eight_pairs(image, offset + 8, more_a, more_b);
-  std::memcpy(&a, &part_a, 32), std::memcpy(reinterpret_cast<char*>(&a) + 32, &more_a, 32);
-  std::memcpy(&b, &part_b, 32), std::memcpy(reinterpret_cast<char*>(&b) + 32, &more_b, 32);
-#else
-  load_eight_pairs(image, offset, part_a, part_b);
-  a = (Vector<float>)part_a;
-  b = (Vector<float>)part_b;
-#endif
+  a = (Vector<float>)_mm256_shuffle_ps(even, odd, 0x88);
+  b = (Vector<float>)_mm256_shuffle_ps(even, odd, 0xdd);
 }
 #endif
 

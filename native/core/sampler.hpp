@@ -23,6 +23,9 @@ class Sampler {
     const T* image = image_ + batch * elements_;
     if constexpr (order == 1) {
       if (!any(find_outside(position, lattice_, 0, 1))) return read_inside<derivative>(image, position, slope);
+      if (lattice_.boundary == Boundary::nearest && lattice_.size[D - 1] > 1) {
+        return read_beyond<derivative>(image, position, slope);
+      }
     }
     return read_folded<derivative>(image, position, slope);
   }
@@ -130,6 +133,31 @@ class Sampler {
       std::int64_t place = 0;
       for (int d = 0; d < D - 1; ++d) place += ((row >> (D - 2 - d)) & 1) * std::int64_t{lattice_.stride[d]};
       load_pairs<T, R>(image + place, offset, a, b);
+    };
+    return blend_linear<D, derivative>(position.fraction, fetch, slope);
+  }
+
+  // Where the edge extends, pairs along the last axis are read still, one voxel further in where they would lie across
+  // the edge, and the voxel on the edge then stands for both.
+  template <bool derivative>
+  __attribute__((noinline)) V read_beyond(const T* image, const Position<R, D>& position, V (&slope)[D]) const {
+    const int last = lattice_.size[D - 1] - 1;
+    const Index index = position.index[D - 1];
+    const auto before = __builtin_convertvector(index < 0, decltype(position.fraction[0] < 0));
+    const auto after = __builtin_convertvector(index >= last, decltype(position.fraction[0] < 0));
+    const Index pair = fold(index, last, Boundary::nearest) * lattice_.stride[D - 1];
+    const auto fetch = [&](int row, V& a, V& b) __attribute__((always_inline)) {
+      Index place = pair;
+      for (int d = 0; d < D - 1; ++d) {
+        const int tap = (row >> (D - 2 - d)) & 1;
+        place += fold(position.index[d] + tap, lattice_.size[d], Boundary::nearest) * lattice_.stride[d];
+      }
+      alignas(64) std::int32_t offset[lanes];
+      store(offset, place);
+      load_pairs<T, R>(image, offset, a, b);
+      const V first = a;
+      a = after ? b : a;
+      b = before ? first : b;
     };
     return blend_linear<D, derivative>(position.fraction, fetch, slope);
   }

@@ -23,7 +23,7 @@ template <class T, class R, int D, int order>
 class Splatter {
  public:
   using V = Vector<R>;
-  static constexpr int taps_per_axis = order + 1;
+  static constexpr int taps_per_axis = order + 1, corners = 1 << D;
 
   Splatter(const Sampling& call, const T* values, const R* coordinates)
       : lattice_(call), rows_(call), values_(values), coordinates_(coordinates), channels_(call.channels) {}
@@ -59,7 +59,10 @@ class Splatter {
                            [&](const Position<R, D>& position, std::int64_t first, int count)
                                __attribute__((always_inline)) {
       if constexpr (order == 1) {
-        if (channels_ == 1 && count == lanes && !any(find_outside(position, lattice_, 0, 1))) {
+        if (channels_ == 1 && (count < lanes || any(find_outside(position, lattice_, 0, 1)))) {
+          return add_beyond(position, first, count, low, high, image);
+        }
+        if (channels_ == 1) {
           const Index near = position.index[0] * lattice_.stride[0];
           const Index crosses = (near < low) | (near + lattice_.stride[0] >= high);
           if (!any(crosses)) return add_inside<false>(position, first, low, high, image);
@@ -74,6 +77,17 @@ class Splatter {
   }
 
  private:
+  // Ask for what the neighbouring row of positions will add to one plane further on.
+  KERAMORPH_INLINE void fetch_ahead(const Position<R, D>& position, const R* image) const {
+    if constexpr (D > 1) {
+      std::int64_t place = 2 * lattice_.stride[0];
+      if constexpr (D > 2) place += lattice_.stride[1];
+      for (int d = 0; d < D; ++d) place += std::int64_t{position.index[d][0]} * lattice_.stride[d];
+      const auto address = reinterpret_cast<std::uintptr_t>(image) + place * sizeof(R);
+      __builtin_prefetch(reinterpret_cast<const void*>(address), 1);
+    }
+  }
+
   Lattice<1> first_axis() const {
     Sampling line{};
     line.rule.boundary = lattice_.boundary;
@@ -82,21 +96,18 @@ class Splatter {
     return Lattice<1>(line);
   }
 
-  // One channel, all taps inside the image: weights for all lanes at once, then one addition per tap. Blocks that cross
-  // the border of a slab are weighed in the same way, so that no sum depends on where the border is.
-  template <bool crossing>
-  KERAMORPH_INLINE void add_inside(const Position<R, D>& position, std::int64_t first, int low, int high,
-                                   R* image) const {
-    constexpr int corners = 1 << D;
+  // One channel: what each lane adds at each of its corners, for all lanes at once. The last axis is the lowest bit.
+  KERAMORPH_INLINE void share_out(const Position<R, D>& position, std::int64_t first, int count,
+                                  R (&part)[corners][lanes]) const {
     V share[corners];
-    V value;
-    if constexpr (std::is_same_v<T, R>) {
+    V value{};
+    if (std::is_same_v<T, R> && count == lanes) {
       value = load<V>(values_ + first);
     } else {
-      for (int l = 0; l < lanes; ++l) value[l] = lift(values_[first + l]);
+      for (int l = 0; l < count; ++l) value[l] = lift(values_[first + l]);
     }
     share[0] = value;
-    // Split in two along one axis after the other; the last axis becomes the lowest bit.
+    // Split in two along one axis after the other.
     for (int d = 0, parts = 1; d < D; ++d, parts *= 2) {
       for (int part = parts - 1; part >= 0; --part) {
         const V far = share[part] * position.fraction[d];
@@ -104,12 +115,21 @@ class Splatter {
         share[2 * part] = share[part] - far;
       }
     }
+    for (int corner = 0; corner < corners; ++corner) store(part[corner], share[corner]);
+  }
+
+  // One channel, all taps inside the image. Blocks that cross the border of a slab are weighed in the same way, so that no
+  // sum depends on where the border is.
+  template <bool crossing>
+  KERAMORPH_INLINE void add_inside(const Position<R, D>& position, std::int64_t first, int low, int high,
+                                   R* image) const {
+    alignas(64) R part[corners][lanes];
+    fetch_ahead(position, image);
+    share_out(position, first, lanes, part);
     Index place{};
     for (int d = 0; d < D; ++d) place += position.index[d] * lattice_.stride[d];
     alignas(64) std::int32_t offset[lanes];
-    alignas(64) R part[corners][lanes];
     store(offset, place);
-    for (int corner = 0; corner < corners; ++corner) store(part[corner], share[corner]);
     std::int64_t step[corners];
     for (int corner = 0; corner < corners; ++corner) {
       step[corner] = 0;
@@ -125,6 +145,31 @@ class Splatter {
         }
         for (int corner = half * corners / 2; corner < (half + 1) * corners / 2; ++corner) {
           to[step[corner]] += part[corner][l];
+        }
+      }
+    }
+  }
+
+  // One channel, taps wherever the boundary puts them.
+  __attribute__((noinline)) void add_beyond(const Position<R, D>& position, std::int64_t first, int count, int low,
+                                            int high, R* image) const {
+    alignas(64) R part[corners][lanes];
+    share_out(position, first, count, part);
+    Taps<D, order> taps;
+    find_taps<R, D, order>(position, lattice_, taps);
+    alignas(64) std::int32_t offset[corners][lanes];
+    for (int corner = 0; corner < corners; ++corner) {
+      Index place{};
+      for (int d = 0; d < D; ++d) place += taps.offset[d][(corner >> (D - 1 - d)) & 1];
+      store(offset[corner], place);
+    }
+    for (int l = 0; l < count; ++l) {
+      if (!taps.inside[l]) continue;
+      for (int half = 0; half < 2; ++half) {
+        const int plane = taps.offset[0][half][l];
+        if (plane < low || plane >= high) continue;
+        for (int corner = half * corners / 2; corner < (half + 1) * corners / 2; ++corner) {
+          image[offset[corner][l]] += part[corner][l];
         }
       }
     }

@@ -87,7 +87,8 @@ class NumpyEngine(Engine):
     def _pull_back(self, image: Array, coordinates: Array, cotangent: Array, rule: Rule) -> Array:
         lifted, coordinates, plan = _plan(image, coordinates, rule)
         if plan is None or rule.order == 0:
-            return super()._pull_back(image, coordinates, cotangent, rule)
+            with _ignore_nan():
+                return super()._pull_back(image, coordinates, cotangent, rule)
         gradient = make_empty(coordinates.shape, coordinates.dtype)
         cotangent = _lay_out(xp.cast(cotangent, xp.dtype(lifted)))
         _kernels().pull_back(plan, lifted, coordinates, cotangent, gradient)
@@ -105,7 +106,8 @@ class NumpyEngine(Engine):
         sizes = (values.shape[0], *shape, values.shape[-1])
         lifted, coordinates, plan = _plan(values, coordinates, rule, sizes)
         if plan is None or values.shape[:-1] != coordinates.shape[:-1]:
-            return super()._splat(values, coordinates, shape, rule)
+            with _ignore_nan():
+                return super()._splat(values, coordinates, shape, rule)
         image = make_empty(sizes, lifted.dtype)
         _kernels().splat(plan, lifted, coordinates, image)
         return _cast_back(image, values)
@@ -172,10 +174,15 @@ class NumpyEngine(Engine):
         return result
 
 
+def _ignore_nan() -> np.errstate:
+    """NaN coordinates have no integer part: what they index is never used."""
+    return np.errstate(invalid="ignore", over="ignore")
+
+
 def _cast_back(values: Array, image: Array) -> Array:
     if values.dtype == image.dtype:
         return values
-    with np.errstate(invalid="ignore", over="ignore"):  # integers have no NaN: what stands there then is not defined
+    with _ignore_nan():  # integers have no NaN: what stands there then is not defined
         return portable.cast_like(xp, values, image)
 
 
