@@ -34,7 +34,11 @@ FILL = 0.7
 
 
 def load_kernels(interpret: bool):
-    """Import the files of the kernels anew, to be interpreted or to be compiled."""
+    """Import the files of the kernels anew, to be interpreted or to be compiled.
+
+    Triton itself comes first, to be compiled: what of it is imported late asserts that the rest was imported likewise.
+    """
+    importlib.import_module("triton.experimental.gluon")
     import keramorph.backend as package
 
     names = [f"keramorph.backend.triton_{name}" for name in KERNELS]
