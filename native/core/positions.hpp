@@ -38,18 +38,11 @@ struct Lattice {
 // Split coordinates, relative to `own`, into index and fraction. NaN becomes an index far outside with a fraction NaN.
 template <class R, int D>
 KERAMORPH_INLINE void split(const Vector<R> (&coordinates)[D], const Index (&own)[D], Position<R, D>& to) {
-  using V = Vector<R>;
-  // Held inside +-1e9 so that whole numbers fit 32 bits; no image is that large.
-  const V low = broadcast(R(-1e9)), high = broadcast(R(1e9));
   for (int d = 0; d < D; ++d) {
-    const V given = coordinates[d];
-    V safe = given > low ? given : low;
-    safe = safe < high ? safe : high;
-    Index whole = __builtin_convertvector(safe, Index);
-    whole += to_index(__builtin_convertvector(whole, V) > safe);
-    const V fraction = safe - __builtin_convertvector(whole, V);
-    to.fraction[d] = given == given ? fraction : given;
-    to.index[d] = whole + own[d];
+    // Held inside +-1e9 so that whole numbers fit 32 bits; no image is that large.
+    const Vector<R> given = coordinates[d], safe = hold(given, R(-1e9), R(1e9)), whole = round_down(safe);
+    to.fraction[d] = given == given ? safe - whole : given;
+    to.index[d] = __builtin_convertvector(whole, Index) + own[d];
   }
 }
 

@@ -130,6 +130,7 @@ class Splatter {
     for (int d = 0; d < D; ++d) place += position.index[d] * lattice_.stride[d];
     alignas(64) std::int32_t offset[lanes];
     store(offset, place);
+    keep_in_memory(offset);
     std::int64_t step[corners];
     for (int corner = 0; corner < corners; ++corner) {
       step[corner] = 0;

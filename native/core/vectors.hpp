@@ -66,6 +66,41 @@ KERAMORPH_INLINE bool any(Index mask) {
 KERAMORPH_INLINE Index smaller(Index a, Index b) { return a < b ? a : b; }
 KERAMORPH_INLINE Index larger(Index a, Index b) { return a > b ? a : b; }
 
+// Held inside low .. high; NaN becomes `low`.
+template <class V, class R>
+KERAMORPH_INLINE V hold(V value, R low, R high) {
+  V held = value > low ? value : V{} + low;
+  return held < high ? held : V{} + high;
+}
+
+// The next whole numbers below, of values that fit 32 bits.
+template <class V>
+KERAMORPH_INLINE V round_down(V value) {
+  const Index whole = __builtin_convertvector(value, Index);
+  const V towards_zero = __builtin_convertvector(whole, V);
+  return towards_zero + __builtin_convertvector(to_index(towards_zero > value), V);
+}
+
+#if defined(__AVX512F__)
+template <>
+KERAMORPH_INLINE Vector<float> hold(Vector<float> value, float low, float high) {
+  return (Vector<float>)_mm512_min_ps(_mm512_max_ps((__m512)value, _mm512_set1_ps(low)), _mm512_set1_ps(high));
+}
+template <>
+KERAMORPH_INLINE Vector<float> round_down(Vector<float> value) {
+  return (Vector<float>)_mm512_roundscale_ps((__m512)value, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+}
+#elif defined(__AVX2__)
+template <>
+KERAMORPH_INLINE Vector<float> hold(Vector<float> value, float low, float high) {
+  return (Vector<float>)_mm256_min_ps(_mm256_max_ps((__m256)value, _mm256_set1_ps(low)), _mm256_set1_ps(high));
+}
+template <>
+KERAMORPH_INLINE Vector<float> round_down(Vector<float> value) {
+  return (Vector<float>)_mm256_floor_ps((__m256)value);
+}
+#endif
+
 template <class V>
 KERAMORPH_INLINE V load(const void* from) {
   V value;
@@ -140,6 +175,14 @@ KERAMORPH_INLINE void store_components(R* to, const Vector<R> (&from)[D]) {
     store(to + 2 * lanes,
           V(shuffle(shuffle(from[0], from[1], put_first<3, 2>(Lanes{})), from[2], put_second<3, 2>(Lanes{}))));
   }
+}
+
+// Have the compiler read an array from memory: to take the lanes out of a register again costs several times as much.
+template <class T, std::size_t count>
+KERAMORPH_INLINE void keep_in_memory(T (&array)[count]) {
+#if defined(__GNUC__)
+  __asm__ volatile("" : "+m"(array));
+#endif
 }
 
 }  // namespace keramorph::KERAMORPH_INSTRUCTIONS
