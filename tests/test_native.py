@@ -268,11 +268,14 @@ def compute_all(engine):
     results += engine.sample_with_derivative(*arrays, relative=True)
     results += [
         engine._pull_back(*arrays, arrays[0], rule),
-        engine.splat(*arrays, shape=(33, 34, 35), relative=True),
-        engine.splat(*arrays, shape=(33, 34, 35), relative=True, order=3),
         engine.compose(arrays[1], arrays[1]),
         engine.window_sum(arrays[0], size=5),
         engine.gaussian(arrays[0], sigma=2.0),
+    ]
+    results += [
+        engine.splat(*arrays, shape=(33, 34, 35), relative=True, order=order, boundary=boundary)
+        for order in (0, 1, 3)
+        for boundary in BOUNDARIES
     ]
     return [np.asarray(result).copy() for result in results]
 

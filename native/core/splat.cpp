@@ -30,26 +30,30 @@ class Splatter {
 
   const Rows<D>& rows() const { return rows_; }
 
+  // A span may be too long, where taps turn back at the edge, but never too short.
   Span measure(std::int64_t number) const {
     const Row<D> row = rows_.at(number);
-    Index least = Index{} + lattice_.stride[0] * lattice_.size[0], most{};
+    Index least = Index{} + (1 << 30), most = -least;
     rows_.template walk<R>(row, coordinates_, [&](const Position<R, D>& position, std::int64_t, int) {
-      Position<R, 1> first;
-      first.fraction[0] = position.fraction[0];
-      first.index[0] = position.index[0];
-      Taps<1, order> taps;
-      find_taps<R, 1, order>(first, first_axis(), taps);
-      for (int k = 0; k < taps_per_axis; ++k) {
-        least = smaller(least, taps.offset[0][k]);
-        most = larger(most, taps.offset[0][k]);
-      }
+      least = smaller(least, position.index[0]);
+      most = larger(most, position.index[0]);
     });
-    Span span{least[0], most[0]};
+    int first = least[0], last = most[0];
     for (int l = 1; l < lanes; ++l) {
-      if (least[l] < span.first) span.first = least[l];
-      if (most[l] > span.last) span.last = most[l];
+      if (least[l] < first) first = least[l];
+      if (most[l] > last) last = most[l];
     }
-    return span;
+    const bool extends = lattice_.boundary == Boundary::nearest;
+    const int shift = order < 3 ? 0 : extends ? edge - 1 : -1, end = lattice_.size[0] - 1;
+    first += shift;
+    last += shift + (order < 3 ? 1 : 3);
+    if (first < 0 || last > end) {
+      const bool stays = extends || (lattice_.boundary == Boundary::constant && order < 3);
+      const auto clip = [end](int plane) { return plane < 0 ? 0 : plane > end ? end : plane; };
+      first = stays ? clip(first) : 0;
+      last = stays ? clip(last) : end;
+    }
+    return {first * lattice_.stride[0], last * lattice_.stride[0]};
   }
 
   // Add a row's values to the part of one image whose offsets along the first axis are in low .. high - 1.
@@ -88,14 +92,6 @@ class Splatter {
     }
   }
 
-  Lattice<1> first_axis() const {
-    Sampling line{};
-    line.rule.boundary = lattice_.boundary;
-    line.image[0] = lattice_.size[0];
-    line.channels = lattice_.stride[0];
-    return Lattice<1>(line);
-  }
-
   // One channel: what each lane adds at each of its corners, for all lanes at once. The last axis is the lowest bit.
   KERAMORPH_INLINE void share_out(const Position<R, D>& position, std::int64_t first, int count,
                                   R (&part)[corners][lanes]) const {
@@ -118,8 +114,8 @@ class Splatter {
     for (int corner = 0; corner < corners; ++corner) store(part[corner], share[corner]);
   }
 
-  // One channel, all taps inside the image. Blocks that cross the border of a slab are weighed in the same way, so that no
-  // sum depends on where the border is.
+  // One channel, all taps inside the image. Blocks that cross the border of a slab are weighed in the same way, so that
+  // no sum depends on where the border is.
   template <bool crossing>
   KERAMORPH_INLINE void add_inside(const Position<R, D>& position, std::int64_t first, int low, int high,
                                    R* image) const {
