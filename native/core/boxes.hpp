@@ -4,7 +4,7 @@
 // where blocks of the width's own length start at absolute multiples of it. That costs three additions for any width,
 // adds up nothing but values inside the window (a running sum that adds and subtracts would drift, and one NaN would
 // spoil the rest of a line), and gives the same bits however the work is cut. Along the last axis, which lies along the
-// registers, sums over powers of two are put together.
+// registers, sums of a few neighbours are put together.
 //
 // A task takes the `width` rows of results that share two blocks along the second axis, or some of them, and marches
 // down the first one: the sums along the second axis come straight from the images, whose rows lie next to each other

@@ -7,7 +7,8 @@
 //
 // Sources are like those of `sum_boxes`, but hand out their quantities in `parts` of equal size, one after the other, so
 // that the sums of one part fit the registers: column<V>(part, y, i). A sink takes stretches of rows:
-// sink(z, y, tile, at, length, sums, pitch), `at` being the first element. There is room for a whole tile in each row of sums.
+// sink(z, y, tile, at, length, sums, pitch), `at` being the first element. There is room for a whole tile in each row of
+// sums.
 #pragma once
 
 #include "boxes.hpp"

@@ -175,14 +175,14 @@ class NumpyEngine(Engine):
 
 
 def _ignore_nan() -> np.errstate:
-    """NaN coordinates have no integer part: what they index is never used."""
+    """No warning where NaN, of a coordinate or a value, becomes an integer: what stands there then is not defined."""
     return np.errstate(invalid="ignore", over="ignore")
 
 
 def _cast_back(values: Array, image: Array) -> Array:
     if values.dtype == image.dtype:
         return values
-    with _ignore_nan():  # integers have no NaN: what stands there then is not defined
+    with _ignore_nan():
         return portable.cast_like(xp, values, image)
 
 
