@@ -153,6 +153,7 @@ def _draw_bandwidths(panel: plt.Axes, rows: Rows, section: str) -> None:
         floor = find_time(rows, section, "numpy", _COPY, mode)
         panel.hlines(size / floor / 1e6, group - 0.08, group + 0.72, color="0.3", lw=2)
         panel.text(group - 0.08, size / floor / 1e6, f"{floor:.3g} ms", va="bottom", fontsize=8)
-    panel.set_xticks([group + 0.3 for group in range(len(modes))], modes)
+    labels = [mode.replace(" backward", "\nbackward") for mode in modes]
+    panel.set_xticks([group + 0.3 for group in range(len(modes))], labels)
     panel.set(ylabel="GB/s", title=" x ".join(map(str, shape)))
     panel.spines[["top", "right"]].set_visible(False)
