@@ -63,6 +63,9 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         console.print("Registration ...")
         result["register"] = registering.measure(*arguments.register, arguments.threads, sys.executable)
         tables.print_registration(console, result["register"])
+        profiler = peers.with_name("py-spy")
+        flames = arguments.output / "register.svg"
+        registering.draw_flames(*arguments.register, arguments.threads, sys.executable, profiler, flames)
     result["seconds"] = round(time.perf_counter() - began)
     return result
 
@@ -102,7 +105,7 @@ def main() -> None:
     (arguments.output / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     drawn = figures.draw_all(result, arguments.output)
     if arguments.record:
-        page.record(result)
+        page.record(result, arguments.output / "register.svg")
     about = result["machine"]
     console.print(f"{about['cpu']}, {about['threads']} threads, {about['date']}; {result['seconds']} s in all")
     console.print(f"Written: {', '.join(str(path) for path in (arguments.output / 'results.json', *drawn))}")

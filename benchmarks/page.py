@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ _FIGURES = {
 }
 
 
-def record(result: dict[str, Any]) -> None:
-    """Renew the JSON, the figures and the measured part of the page."""
+def record(result: dict[str, Any], flames: Path) -> None:
+    """Renew the JSON, the figures, with the flame graph where there is one, and the measured part of the page."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "cpu.json").write_text(json.dumps(result, indent=1) + "\n")
     drawn = figures.draw_all(result, RESULTS)
+    if result["register"] and flames.exists():
+        shutil.copy(flames, RESULTS)
     text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition(_BEGIN)
     _, _, tail = rest.partition(_END)
@@ -108,7 +111,13 @@ def _render_registration(rows: Rows) -> list[str]:
     if not rows:
         return []
     lines = [f"- {row['pair']}, kernels {row['kernels']}: {row['seconds']:.1f} s" for row in rows]
-    return ["### A whole registration from the shell", "\n".join(lines)]
+    parts = ["### A whole registration from the shell", "\n".join(lines)]
+    if (RESULTS / "register.svg").exists():
+        parts += [
+            "Where the time goes with the kernels on, as Python sees it: each bar is a function, as wide as its time.",
+            "![Flame graph of keramorph register](../../benchmarks/results/register.svg)",
+        ]
+    return parts
 
 
 def _render_targets(targets: list[dict[str, Any]]) -> list[str]:

@@ -17,9 +17,6 @@ from pathlib import Path
 
 from benchmarks.machine import ROOT
 
-_DEFAULT = ["monai>=1.4", "torch-interpol>=0.3", "voxelmorph>=0.3"]
-"""What the extra `bench` lists, for a pyproject.toml that has none."""
-
 
 def prepare(folder: Path) -> tuple[Path, dict[str, str], dict[str, str]]:
     """Make the environment where it is absent or out of date.
@@ -45,8 +42,7 @@ def prepare(folder: Path) -> tuple[Path, dict[str, str], dict[str, str]]:
 
 def _read_wanted() -> list[str]:
     with (ROOT / "pyproject.toml").open("rb") as file:
-        extras = tomllib.load(file)["project"].get("optional-dependencies", {})
-    return extras.get("bench", _DEFAULT)
+        return tomllib.load(file)["project"]["optional-dependencies"]["bench"]
 
 
 def _name(package: str) -> str:

@@ -1,4 +1,4 @@
-"""How long `keramorph register` takes on a pair of files, with the kernels and without."""
+"""How long `keramorph register` takes on a pair of files, with the kernels and without, and on what."""
 
 from __future__ import annotations
 
@@ -17,20 +17,35 @@ def measure(fixed: Path, moving: Path, threads: int, python: str) -> list[dict[s
     """Return the wall time of the whole command, as somebody at a shell waits for it."""
     rows = []
     for kernels in ("on", "off"):
-        with tempfile.TemporaryDirectory(prefix="keramorph-register-") as folder:
-            call = [python, "-c", _COMMAND, "register", str(fixed.resolve()), str(moving.resolve()), "-o", folder]
-            began = time.perf_counter()
-            done = subprocess.run(
-                [*call, "--overwrite"],
-                cwd=machine.ROOT,
-                env=machine.make_environment("numpy", threads)
-                | ({"KERAMORPH_KERNELS": "off"} if kernels == "off" else {}),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            seconds = round(time.perf_counter() - began, 2)
+        began = time.perf_counter()
+        done = _run([], fixed, moving, threads, python, kernels)
+        seconds = round(time.perf_counter() - began, 2)
         rows.append(
             {"pair": f"{fixed.name}, {moving.name}", "kernels": kernels, "seconds": seconds, "exit": done.returncode}
         )
     return rows
+
+
+def draw_flames(fixed: Path, moving: Path, threads: int, python: str, profiler: Path, to: Path) -> None:
+    """Run the command once more under py-spy and write a flame graph of its Python functions, wide as their time."""
+    if not profiler.exists():
+        return
+    to.unlink(missing_ok=True)
+    record = [str(profiler), "record", "--rate", "50", "--function", "--output", str(to.resolve()), "--"]
+    _run(record, fixed, moving, threads, python, "on")
+
+
+def _run(
+    before: list[str], fixed: Path, moving: Path, threads: int, python: str, kernels: str
+) -> subprocess.CompletedProcess:
+    """Run the command, and `before` in front of it."""
+    with tempfile.TemporaryDirectory(prefix="keramorph-register-") as folder:
+        call = [python, "-c", _COMMAND, "register", str(fixed.resolve()), str(moving.resolve()), "-o", folder]
+        return subprocess.run(
+            [*before, *call, "--overwrite"],
+            cwd=machine.ROOT,
+            env=machine.make_environment("numpy", threads) | {"KERAMORPH_KERNELS": kernels},
+            capture_output=True,
+            text=True,
+            check=False,
+        )

@@ -56,6 +56,8 @@ def to_engine(engine_name: str, values):
     if engine_name == "torch":
         import torch
 
+        if str(getattr(values, "dtype", "")) == "bfloat16":  # of ml_dtypes, which PyTorch does not know
+            return torch.as_tensor(values.astype("float32")).bfloat16()
         return torch.as_tensor(values)
     return values
 

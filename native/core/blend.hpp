@@ -150,12 +150,32 @@ KERAMORPH_INLINE R blend_cubic(const R (&fraction)[D], const int (&offset)[D][4]
   return add_up<R>(plain * last);
 }
 
+// Two neighbours of 16 bits at the offset of each lane, the first one in the lower half.
+template <class T>
+KERAMORPH_INLINE Unsigned load_words(const T* image, const std::int32_t* offset) {
+#if defined(__AVX512F__)
+  return (Unsigned)_mm512_i32gather_epi32(load<__m512i>(offset), image, 2);
+#elif defined(__AVX2__)
+  return (Unsigned)_mm256_i32gather_epi32(reinterpret_cast<const int*>(image), load<__m256i>(offset), 2);
+#else
+  Unsigned words;
+  for (int l = 0; l < lanes; ++l) words[l] = image[offset[l]].bits | std::uint32_t{image[offset[l] + 1].bits} << 16;
+  return words;
+#endif
+}
+
 // Both taps of the last axis at the offsets of all lanes, next to each other in memory.
 template <class T, class R>
 KERAMORPH_INLINE void load_pairs(const T* image, const std::int32_t* offset, Vector<R>& a, Vector<R>& b) {
-  for (int l = 0; l < lanes; ++l) {
-    a[l] = lift(image[offset[l]]);
-    b[l] = lift(image[offset[l] + 1]);
+  if constexpr (sizeof(T) == 2) {
+    const Unsigned pair = load_words(image, offset);
+    a = lift_bits<T>(pair & 0xffffu);
+    b = lift_bits<T>(pair >> 16);
+  } else {
+    for (int l = 0; l < lanes; ++l) {
+      a[l] = lift(image[offset[l]]);
+      b[l] = lift(image[offset[l] + 1]);
+    }
   }
 }
 
@@ -198,14 +218,30 @@ KERAMORPH_INLINE Vector<R> gather(const T* image, Index offset) {
   return value;
 }
 
+// Four neighbours in memory.
+template <class T, class R>
+KERAMORPH_INLINE Four<R> load_four(const T* from) {
+  if constexpr (std::is_same_v<T, R>) {
+    return load<Four<R>>(from);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    typedef std::uint16_t Narrow __attribute__((vector_size(8)));
+    typedef std::uint32_t Wide __attribute__((vector_size(16)));
+    return (Four<float>)(__builtin_convertvector(load<Narrow>(from), Wide) << 16);
+  } else {
+#if defined(__F16C__)
+    return (Four<float>)_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#else
+    return Four<R>{lift(from[0]), lift(from[1]), lift(from[2]), lift(from[3])};
+#endif
+  }
+}
+
 // Up to four channels from `from`; reads no more than `count` elements where fewer are left.
 template <class T, class R>
 KERAMORPH_INLINE Four<R> load_channels(const T* from, int count) {
+  if (count >= 4) return load_four<T, R>(from);
   Four<R> value{};
-  if constexpr (std::is_same_v<T, R>) {
-    if (count >= 4) return load<Four<R>>(from);
-  }
-  for (int c = 0; c < 4 && c < count; ++c) value[c] = lift(from[c]);
+  for (int c = 0; c < count; ++c) value[c] = lift(from[c]);
   return value;
 }
 

@@ -59,8 +59,8 @@ inline void do_single_channel(const Sampler<T, R, D, order>& sampler, bool smoot
     if constexpr (purpose == Purpose::gradient) {
       const T* cotangent = static_cast<const T*>(to.cotangent) + first;
       V weight{};
-      if (std::is_same_v<T, R> && count == lanes) {
-        weight = load<V>(cotangent);
+      if (count == lanes) {
+        weight = load_lifted<T, R>(cotangent);
       } else {
         for (int l = 0; l < count; ++l) weight[l] = lift(cotangent[l]);
       }

@@ -70,7 +70,7 @@ class Sampler {
   // Offsets of the first taps if all lanes' taps lie inside and four channels can be read at each without leaving the
   // images; `false` if not.
   KERAMORPH_INLINE bool find_inside(const Position<R, D>& position, std::int32_t (&offset)[lanes]) const {
-    if constexpr (order != 1 || !std::is_same_v<T, R>) return false;
+    if constexpr (order != 1) return false;
     Unsigned first{};  // wraps round where a lane is far outside, and then it does not count
     int reach = (lattice_.channels - 1) / 4 * 4 + 4;
     for (int d = 0; d < D; ++d) {
@@ -89,8 +89,8 @@ class Sampler {
     const auto fetch = [&](int row, Four<R>& a, Four<R>& b) __attribute__((always_inline)) {
       std::int64_t place = 0;
       for (int d = 0; d < D - 1; ++d) place += ((row >> (D - 2 - d)) & 1) * std::int64_t{lattice_.stride[d]};
-      a = load<Four<R>>(image + place);
-      b = load<Four<R>>(image + place + lattice_.channels);
+      a = load_four<T, R>(image + place);
+      b = load_four<T, R>(image + place + lattice_.channels);
     };
     return blend_linear<D, derivative>(fraction, fetch, slope);
   }
@@ -198,8 +198,9 @@ class Sampler {
   template <bool derivative>
   R blend_one(const T* image, const R (&fraction)[D], const int (&offset)[D][4], R (&change)[D]) const {
     const int(&last)[4] = offset[D - 1];
-    if (std::is_same_v<T, R> && last[3] - last[0] == 3 && last[1] - last[0] == 1 && last[2] - last[0] == 2) {
-      const auto fetch = [&](int place) __attribute__((always_inline)) { return load<Four<R>>(image + place + last[0]); };
+    if (last[3] - last[0] == 3 && last[1] - last[0] == 1 && last[2] - last[0] == 2) {
+      const T* start = image + last[0];
+      const auto fetch = [&](int place) __attribute__((always_inline)) { return load_four<T, R>(start + place); };
       return blend_cubic<D, derivative, R>(fraction, offset, fetch, change);
     }
     const auto fetch = [&](int place) __attribute__((always_inline)) {

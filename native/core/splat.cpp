@@ -97,8 +97,8 @@ class Splatter {
                                   R (&part)[corners][lanes]) const {
     V share[corners];
     V value{};
-    if (std::is_same_v<T, R> && count == lanes) {
-      value = load<V>(values_ + first);
+    if (count == lanes) {
+      value = load_lifted<T, R>(values_ + first);
     } else {
       for (int l = 0; l < count; ++l) value[l] = lift(values_[first + l]);
     }

@@ -87,12 +87,56 @@ struct Lower<Float16> {
   }
 };
 
+// The 16-bit types, a vector at a time; each value has its bits in the lower half of a lane.
+typedef std::uint16_t Halves __attribute__((vector_size(lanes * 2)));
+
+template <class T>
+KERAMORPH_INLINE Vector<float> lift_bits(Unsigned bits) {
+  if constexpr (std::is_same_v<T, BFloat16>) return (Vector<float>)(bits << 16);
+#if defined(__AVX512F__)
+  return (Vector<float>)_mm512_cvtph_ps((__m256i)__builtin_convertvector(bits, Halves));
+#elif defined(__AVX2__)
+  return (Vector<float>)_mm256_cvtph_ps((__m128i)__builtin_convertvector(bits, Halves));
+#else
+  Vector<float> value;
+  for (int l = 0; l < lanes; ++l) value[l] = lift(Float16{static_cast<std::uint16_t>(bits[l])});
+  return value;
+#endif
+}
+
+template <class T>
+KERAMORPH_INLINE Halves lower_to_bits(Vector<float> values) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const Unsigned bits = (Unsigned)values, rounded = bits + 0x7fffu + ((bits >> 16) & 1u), quiet = bits | 0x400000u;
+    return __builtin_convertvector((values == values ? rounded : quiet) >> 16, Halves);
+  }
+#if defined(__AVX512F__)
+  return (Halves)_mm512_cvtps_ph((__m512)values, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__AVX2__)
+  return (Halves)_mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT);
+#else
+  Halves bits;
+  for (int l = 0; l < lanes; ++l) bits[l] = Lower<Float16>::from(values[l]).bits;
+  return bits;
+#endif
+}
+
+// Neighbours in memory, as many as there are lanes.
+template <class T, class R>
+KERAMORPH_INLINE Vector<R> load_lifted(const T* from) {
+  if constexpr (std::is_same_v<T, R>) {
+    return load<Vector<R>>(from);
+  } else {
+    return lift_bits<T>(__builtin_convertvector(load<Halves>(from), Unsigned));
+  }
+}
+
 template <class T, class R>
 KERAMORPH_INLINE void store_lowered(T* to, Vector<R> values) {
   if constexpr (std::is_same_v<T, R>) {
     store(to, values);
   } else {
-    for (int l = 0; l < lanes; ++l) to[l] = Lower<T>::from(values[l]);
+    store(to, lower_to_bits<T>(values));
   }
 }
 
