@@ -23,7 +23,8 @@ template <class T, class R, int D, int order>
 class Splatter {
  public:
   using V = Vector<R>;
-  static constexpr int taps_per_axis = order + 1, corners = 1 << D;
+  typedef R Pair __attribute__((vector_size(2 * sizeof(R))));
+  static constexpr int taps_per_axis = order + 1, pairs = 1 << (D - 1);
 
   Splatter(const Sampling& call, const T* values, const R* coordinates)
       : lattice_(call), rows_(call), values_(values), coordinates_(coordinates), channels_(call.channels) {}
@@ -92,10 +93,11 @@ class Splatter {
     }
   }
 
-  // One channel: what each lane adds at each of its corners, for all lanes at once. The last axis is the lowest bit.
+  // One channel: what each lane adds at each of its corners, for all lanes at once. The two corners of a pair are
+  // neighbours along the last axis; axes count from the highest bit of a pair's number.
   KERAMORPH_INLINE void share_out(const Position<R, D>& position, std::int64_t first, int count,
-                                  R (&part)[corners][lanes]) const {
-    V share[corners];
+                                  R (&part)[pairs][2 * lanes]) const {
+    V share[2 * pairs];
     V value{};
     if (count == lanes) {
       value = load_lifted<T, R>(values_ + first);
@@ -111,7 +113,7 @@ class Splatter {
         share[2 * part] = share[part] - far;
       }
     }
-    for (int corner = 0; corner < corners; ++corner) store(part[corner], share[corner]);
+    for (int pair = 0; pair < pairs; ++pair) store_components<2>(part[pair], {share[2 * pair], share[2 * pair + 1]});
   }
 
   // One channel, all taps inside the image. Blocks that cross the border of a slab are weighed in the same way, so that
@@ -119,7 +121,7 @@ class Splatter {
   template <bool crossing>
   KERAMORPH_INLINE void add_inside(const Position<R, D>& position, std::int64_t first, int low, int high,
                                    R* image) const {
-    alignas(64) R part[corners][lanes];
+    alignas(64) R part[pairs][2 * lanes];
     fetch_ahead(position, image);
     share_out(position, first, lanes, part);
     Index place{};
@@ -127,21 +129,25 @@ class Splatter {
     alignas(64) std::int32_t offset[lanes];
     store(offset, place);
     keep_in_memory(offset);
-    std::int64_t step[corners];
-    for (int corner = 0; corner < corners; ++corner) {
-      step[corner] = 0;
-      for (int d = 0; d < D; ++d) step[corner] += ((corner >> (D - 1 - d)) & 1) * std::int64_t{lattice_.stride[d]};
+    std::int64_t step[pairs];
+    for (int pair = 0; pair < pairs; ++pair) {
+      step[pair] = 0;
+      for (int d = 0; d < D - 1; ++d) step[pair] += ((pair >> (D - 2 - d)) & 1) * std::int64_t{lattice_.stride[d]};
     }
-    for (int l = 0; l < lanes; ++l) {
-      R* to = image + offset[l];
-      // The first half of the corners lies in the plane of the first tap, the second in the next.
-      for (int half = 0; half < 2; ++half) {
-        if (crossing) {
-          const int plane = (position.index[0][l] + half) * lattice_.stride[0];
-          if (plane < low || plane >= high) continue;
-        }
-        for (int corner = half * corners / 2; corner < (half + 1) * corners / 2; ++corner) {
-          to[step[corner]] += part[corner][l];
+    // Every other lane, then those between: a lane's pairs often lie across the next one's, and to read what was written
+    // only just before, but not as the same pair, keeps a processor waiting.
+    for (int first_lane = 0; first_lane < 2; ++first_lane) {
+      for (int l = first_lane; l < lanes; l += 2) {
+        for (int pair = 0; pair < pairs; ++pair) {
+          R* to = image + offset[l] + step[pair];
+          const R* shares = part[pair] + 2 * l;
+          if constexpr (crossing) {
+            for (int end = 0; end < 2; ++end) {
+              if (to + end >= image + low && to + end < image + high) to[end] += shares[end];
+            }
+          } else {
+            store(to, load<Pair>(to) + load<Pair>(shares));
+          }
         }
       }
     }
@@ -150,24 +156,21 @@ class Splatter {
   // One channel, taps wherever the boundary puts them.
   __attribute__((noinline)) void add_beyond(const Position<R, D>& position, std::int64_t first, int count, int low,
                                             int high, R* image) const {
-    alignas(64) R part[corners][lanes];
+    alignas(64) R part[pairs][2 * lanes];
     share_out(position, first, count, part);
     Taps<D, order> taps;
     find_taps<R, D, order>(position, lattice_, taps);
-    alignas(64) std::int32_t offset[corners][lanes];
-    for (int corner = 0; corner < corners; ++corner) {
+    alignas(64) std::int32_t offset[2 * pairs][lanes];
+    for (int corner = 0; corner < 2 * pairs; ++corner) {
       Index place{};
       for (int d = 0; d < D; ++d) place += taps.offset[d][(corner >> (D - 1 - d)) & 1];
       store(offset[corner], place);
     }
     for (int l = 0; l < count; ++l) {
       if (!taps.inside[l]) continue;
-      for (int half = 0; half < 2; ++half) {
-        const int plane = taps.offset[0][half][l];
-        if (plane < low || plane >= high) continue;
-        for (int corner = half * corners / 2; corner < (half + 1) * corners / 2; ++corner) {
-          image[offset[corner][l]] += part[corner][l];
-        }
+      for (int corner = 0; corner < 2 * pairs; ++corner) {
+        const int at = offset[corner][l];
+        if (at >= low && at < high) image[at] += part[corner / 2][2 * l + corner % 2];
       }
     }
   }
