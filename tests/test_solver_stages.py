@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.optimize
+from scipy import ndimage
 
 from keramorph import ops
 from keramorph.errors import InputError
@@ -161,6 +162,32 @@ def test_folds_are_smoothed_away_and_nothing_else():
     smooth = unfold(field, Grid.from_spacing((40, 36)))
     assert ops.jacobian_determinant(smooth).min() > 0
     np.testing.assert_array_equal(smooth[:, 30:], field[:, 30:])
+
+
+def make_spikes() -> np.ndarray:
+    field = np.zeros((1, 40, 24, 24, 3))
+    field[0, 9, 12, 12] = -3, 0, 1  # squeezes what lies before it, and stretches what lies behind
+    field[0, 26, 0, 23] = 0, 4, 0  # in a corner
+    return field
+
+
+def make_turmoil() -> np.ndarray:
+    noise = np.random.default_rng(0).standard_normal((1, 48, 48, 48, 3))
+    field = ndimage.gaussian_filter(noise, (0, 2, 2, 2, 0))
+    return field * (1.2 / field.std())
+
+
+@pytest.mark.parametrize(("field", "most"), [(make_spikes(), 0.001), (make_turmoil(), 0.25)], ids=["spikes", "turmoil"])
+def test_neither_the_map_nor_its_inverse_folds_and_little_has_changed(field, most):
+    smooth = unfold(field.astype(np.float32), Grid.from_spacing(field.shape[1:-1]))
+    for sign in (1, -1):
+        before, after = (
+            np.linalg.det(np.eye(3) + sign * np.stack(np.gradient(u[0], axis=(0, 1, 2)), axis=-1))
+            for u in (field, smooth)
+        )
+        assert before.min() < 0
+        assert after.min() > 0
+    assert np.abs(smooth - field).mean() < most
 
 
 def test_padding_far_below_all_else_costs_no_contrast():
