@@ -28,8 +28,10 @@ def record(result: dict[str, Any], flames: Path) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "cpu.json").write_text(json.dumps(result, indent=1) + "\n")
     drawn = figures.draw_all(result, RESULTS)
-    if result["register"] and flames.exists():
-        shutil.copy(flames, RESULTS)
+    if result["register"]:
+        (RESULTS / flames.name).unlink(missing_ok=True)  # the picture of another run
+        if flames.exists():
+            shutil.copy(flames, RESULTS)
     text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition(_BEGIN)
     _, _, tail = rest.partition(_END)
