@@ -62,7 +62,7 @@ def draw_ratios(rows: Rows) -> plt.Figure | None:
 
 def shorten(number: float) -> str:
     """Write a number with two digits or more, and no exponent."""
-    return f"{number:.0f}" if number >= 100 else f"{number:.2g}"
+    return f"{number:.0f}" if number >= 99.5 else f"{number:.2g}"
 
 
 def _colour(row: dict[str, Any]) -> str:
