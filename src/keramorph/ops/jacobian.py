@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from keramorph import backend
 from keramorph._typing import Array
 from keramorph.backend.lines import cut
 from keramorph.backend.rule import spread
 from keramorph.ops.operation import check_field, operation
+from keramorph.ops.vectors import determinant
 
 
 @operation
@@ -93,39 +96,18 @@ def jacobian_determinant(displacement: Array) -> Array:
     """
     check_field(displacement, displacement)
     engine = backend.of(displacement)
-    return engine.map_blocks(lambda u: _measure_volume(_derive_components(engine.xp, u), 1), displacement, halo=1)
+    identity = np.eye(displacement.shape[-1])
+    return engine.map_blocks(lambda u: shifted_determinant(slopes_of(u), identity), displacement, halo=1)
 
 
-def least_determinant(displacement: Array) -> Array:
-    """The smaller one of the determinants of the maps `x -> x + u(x)` and `x -> x - u(x)`, `(batch, *spatial)`."""
-    engine = backend.of(displacement)
-
-    def measure(displacement: Array) -> Array:
-        slopes = _derive_components(engine.xp, displacement)
-        return engine.xp.minimum(_measure_volume(slopes, 1), _measure_volume(slopes, -1))
-
-    return engine.map_blocks(measure, displacement, halo=1)
-
-
-def _derive_components(xp: Any, displacement: Array) -> list[list[Array]]:
+def slopes_of(displacement: Array) -> list[list[Array]]:
     """Derivative of each component along each axis: rows of arrays `(batch, *spatial)`."""
+    xp = backend.of(displacement).xp
     components = xp.unstack(displacement)
     return [[_differentiate(xp, part, axis + 1) for axis in range(len(components))] for part in components]
 
 
-def _measure_volume(slopes: list[list[Array]], sign: int) -> Array:
-    """Determinant of the identity plus or minus the slopes."""
-    signed = [[entry if sign > 0 else -entry for entry in row] for row in slopes]
-    return _determinant([[e + 1 if i == j else e for j, e in enumerate(row)] for i, row in enumerate(signed)])
-
-
-def _determinant(rows: list[list[Array]]) -> Array:
-    """Expansion along the first row: exact, and differentiable on every engine."""
-    if len(rows) == 1:
-        return rows[0][0]
-    total = None
-    for column, entry in enumerate(rows[0]):
-        term = entry * _determinant([row[:column] + row[column + 1 :] for row in rows[1:]])
-        term = -term if column % 2 else term
-        total = term if total is None else total + term
-    return total
+def shifted_determinant(slopes: list[list[Array]], matrix: np.ndarray) -> Array:
+    """Determinant of the slopes plus a matrix `(ndim, ndim)`."""
+    rows = zip(slopes, matrix.tolist(), strict=True)
+    return determinant([[s + m if m else s for s, m in zip(*row, strict=True)] for row in rows])

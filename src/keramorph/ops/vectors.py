@@ -37,3 +37,26 @@ def sum_products(first: Components, second: Components) -> Array:
     for a, b in zip(first[1:], second[1:], strict=True):
         total = total + a * b
     return total
+
+
+def determinant(rows: Sequence[Components]) -> Array:
+    """Determinant of matrices, by expansion along the first row: exact, and differentiable on every engine."""
+    if len(rows) == 1:
+        return rows[0][0]
+    return sum_products(rows[0], [_cofactor(rows, 0, column) for column in range(len(rows))])
+
+
+def solve_systems(rows: Sequence[Components], right: Components) -> tuple[list[Array], Array]:
+    """Solutions of linear systems by Cramer's rule, each times the determinant of its matrix; and the determinants."""
+    size = range(len(rows))
+    cofactors = [[_cofactor(rows, row, column) for column in size] for row in size]
+    solutions = [sum_products(right, [cofactors[row][column] for row in size]) for column in size]
+    return solutions, sum_products(rows[0], cofactors[0])
+
+
+def _cofactor(rows: Sequence[Components], row: int, column: int) -> Array:
+    if len(rows) == 1:
+        return rows[0][0] * 0 + 1
+    left = [[entry for j, entry in enumerate(line) if j != column] for i, line in enumerate(rows) if i != row]
+    minor = determinant(left)
+    return -minor if (row + column) % 2 else minor

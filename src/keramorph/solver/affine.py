@@ -12,8 +12,8 @@ from keramorph import backend
 from keramorph._typing import Array
 from keramorph.solver.mapping import voxel_matrix, voxel_positions, weigh
 from keramorph.solver.minimise import minimise
-from keramorph.solver.objective import compare, measure_fixed
-from keramorph.solver.pyramid import Level, window_size
+from keramorph.solver.pyramid import Level
+from keramorph.solver.similarity import Similarity
 from keramorph.space import Grid
 
 _TOLERANCE = 1e-4
@@ -33,7 +33,7 @@ class AffineOptions:
     """How the affine stage works; see `Config`."""
 
     iterations: int
-    window: float
+    similarity: Similarity
     strain_weight: float
 
 
@@ -45,7 +45,7 @@ def fit_affine(
     Args:
         level: Both images at one spacing.
         matrix: Homogeneous matrix in millimetres, fixed to moving points, to start from.
-        options: Iterations, window and weight of the strain.
+        options: Iterations, measure and weight of the strain.
         notify: Called with the number of iterations done and the loss.
 
     Returns:
@@ -88,8 +88,7 @@ class _Problem:
         ndim = grid.ndim
         self.level, self.options, self.matrix = level, options, matrix
         self.count = ndim * (ndim + 1)
-        self.size = window_size(options.window * level.spacing, grid)
-        self.moments = measure_fixed(level.fixed.values, size=self.size)
+        self.fixed = options.similarity.prepare(level.fixed.values)
         self.centre = grid.center
         self.radius = _typical_distance(grid)
         # Fixed voxels in units of the radius around the centre, and a 1: what the parameters multiply.
@@ -118,7 +117,7 @@ class _Problem:
             return np.inf, np.zeros_like(parameters)
         engine = backend.of(level.fixed.values)
         moved, slope = engine.sample_with_derivative(level.moving.values, self._read_at(matrix))
-        result = compare(self.moments, moved, self.weight, size=self.size)
+        result = self.options.similarity.compare(self.fixed, moved, self.weight)
         gradient = self._collect(engine.xp, result.derivative * slope[..., 0, :])
         strain, strain_gradient = _measure_strain(matrix[:-1, :-1])
         cost = self.options.strain_weight

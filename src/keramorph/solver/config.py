@@ -21,6 +21,9 @@ class Config:
         affine_levels: Most levels of the pyramid of the affine stage.
         affine_iterations: Most iterations of the affine stage at each level; 0 leaves the start as it is.
         window: Edge of the windows of the local correlation, in spacings of the level.
+        least_window: Smallest edge of those windows in the deformable stage, in spacings of the finest level, if
+            that is no more than a quarter of the image: narrow ones tell a structure by its outline alone, wide ones by
+            its brightness among its neighbours too.
         update_smoothing: Standard deviation of the Gaussian that smooths each update, in spacings of the level.
         field_smoothing: Standard deviation of the Gaussian that smooths the displacement after each update, in spacings
             of the level.
@@ -47,8 +50,9 @@ class Config:
     affine_levels: int = 3
     affine_iterations: int = 40
     window: float = 7.0
+    least_window: float = 27.0
     update_smoothing: float = 1.73
-    field_smoothing: float = 0.6
+    field_smoothing: float = 0.5
     step: float = 0.4
     tolerance: float = 1e-3
     strain_weight: float = 0.05
@@ -83,6 +87,7 @@ _RANGES = (
     ("affine_levels", 1, 12),
     ("affine_iterations", 0, 100_000),
     ("window", 3, 99),
+    ("least_window", 3, 999),
     ("update_smoothing", 0.5, 20),
     ("field_smoothing", 0, 20),
     ("step", 0.01, 0.5),

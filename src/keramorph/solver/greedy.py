@@ -17,8 +17,8 @@ from keramorph import backend
 from keramorph._typing import Array
 from keramorph.ops.vectors import multiply_components, sum_products
 from keramorph.solver.mapping import displace, voxel_matrix, voxel_positions, weigh
-from keramorph.solver.objective import Comparison, FixedMoments, compare, measure_fixed
-from keramorph.solver.pyramid import Layer, Level, smoothing_width, window_size
+from keramorph.solver.pyramid import Layer, Level, smoothing_width
+from keramorph.solver.similarity import Comparison, Similarity
 
 _PATIENCE = 10
 """Iterations over which the gain is measured."""
@@ -32,7 +32,7 @@ class GreedyOptions:
     """How the deformable stage works; see `Config`."""
 
     iterations: int
-    window: float
+    similarity: Similarity
     update_smoothing: float
     field_smoothing: float
     step: float
@@ -42,7 +42,8 @@ class GreedyOptions:
 class _Images(NamedTuple):
     """What an iteration reads and never changes."""
 
-    moments: FixedMoments
+    fixed: Array
+    known: Any
     moving: Array
     positions: Array
     fixed_mask: Array | None
@@ -63,7 +64,7 @@ def deform(
         level: Both images at one spacing.
         matrix: Homogeneous matrix in millimetres, applied after the displacement.
         displacement: `(1, *spatial, ndim)` in voxels of the level's fixed grid, to start from.
-        options: Iterations, window, smoothing and step.
+        options: Iterations, measure, smoothing and step.
         notify: Called with the number of iterations done and the loss.
 
     Returns:
@@ -96,7 +97,6 @@ class _Stepper:
         ndim = grid.ndim
         self.level, self.options = level, options
         self.map = voxel_matrix(matrix, grid, level.moving.grid)
-        self.size = window_size(options.window * spacing, grid)
         self.update_width = smoothing_width(options.update_smoothing * spacing, grid)
         self.field_width = smoothing_width(options.field_smoothing * spacing, grid)
         # Steps are as long in every direction in units of the spacing, whatever the voxels.
@@ -108,7 +108,8 @@ class _Stepper:
         """What every iteration reads."""
         fixed, moving = self.level.fixed, self.level.moving
         return _Images(
-            measure_fixed(fixed.values, size=self.size),
+            fixed.values,
+            self.options.similarity.prepare(fixed.values),
             moving.values,
             voxel_positions(self.map, fixed.grid.shape, fixed.values),
             fixed.mask,
@@ -118,11 +119,11 @@ class _Stepper:
     def advance(self, displacement: Array, images: _Images) -> tuple[Array, Array]:
         """The next displacement, and the similarity before it."""
         engine = backend.of(displacement)
-        fixed = Layer(images.moments.values, images.fixed_mask, self.level.fixed.grid)
+        fixed = Layer(images.fixed, images.fixed_mask, self.level.fixed.grid)
         moving = Layer(images.moving, images.moving_mask, self.level.moving.grid)
         positions = displace(images.positions, displacement, self.linear)
         moved, slope = engine.sample_with_derivative(images.moving, positions)
-        result = compare(images.moments, moved, weigh(fixed, moving, positions), size=self.size)
+        result = self.options.similarity.compare(images.known, moved, weigh(fixed, moving, positions))
         update = self._propose(engine, result, slope[..., 0, :])
         displacement = engine.compose(displacement, update)
         return engine.gaussian(displacement, sigma=self.field_width), result.similarity

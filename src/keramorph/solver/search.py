@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -15,8 +15,9 @@ from keramorph._typing import Array
 from keramorph.solver.affine import AffineOptions, fit_affine
 from keramorph.solver.config import Config
 from keramorph.solver.greedy import GreedyOptions, deform
-from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings
+from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings, window_size
 from keramorph.solver.result import LevelRecord, Progress, Solution
+from keramorph.solver.similarity import LocalCorrelation, MutualInformation, Similarity
 from keramorph.solver.start import list_starts
 from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast, measure_loss, measure_overlap
 from keramorph.solver.unfold import unfold
@@ -31,11 +32,20 @@ _SMALLEST = 14
 _AFFINE_LARGEST = 200_000
 """Voxels beyond which a finer level makes an affine fit slower and no better."""
 
+_AFFINE_ROOM = 2
+"""By how much the windows of the affine stage are larger, in spacings: it matches what is further apart."""
+
 _WORTHWHILE = 10
 """Iterations that even the largest level gets."""
 
+_WIDEST = 0.25
+"""Share of the longest edge of the fixed image that a window spans at most, where narrower ones will do."""
+
 _CLEARLY = 1e-3
 """Loss by which a less trusted start must beat a more trusted one."""
+
+_INFORMATION_STRAIN = 1.0
+"""Similarity that a unit of squared strain costs where mutual information is all there is to go by: next to rigid."""
 
 
 @dataclass
@@ -85,30 +95,37 @@ def solve(fixed: Layer, moving: Layer, config: Config, *, listener: Listener | N
         (1, 32, 32, 2)
     """
     run = _Run(config, listener)
+    headers = np.eye(fixed.grid.ndim + 1)
     levels = _build_levels(fixed, moving, config)
     affine_levels = _pick_affine_levels(levels, config)
-    matrix = _align(affine_levels, run)
-    contrast = measure_contrast(affine_levels[0], matrix, window=config.window)
+    guide: _Guide = _Correlation(config)
+    matrix, level = _align(affine_levels, run, guide), levels[-1]
+    contrast = measure_contrast(affine_levels[0], matrix, _correlate(affine_levels[0], config.window))
     if contrast < LEAST_CONTRAST:
-        # What was found is no better than chance: a fit or a deformation on top of it would only do harm.
-        matrix = _keep_start(affine_levels[-1], config)
+        # What was found is no better than chance. Mutual information sees likeness where the correlation sees none, but
+        # not enough of it to search far, nor to deform by.
+        start = _keep_start(affine_levels[-1], config)
+        guide, level = _Information(), affine_levels[-1]
+        matrix = _refine(affine_levels, start, run, guide, instead=[start, headers])
+    similarity = guide.at(level)
     displacement = _still(levels[-1])
     losses = {
-        "start": _measure(levels[-1], np.eye(fixed.grid.ndim + 1), None, config),
-        "affine": _measure(levels[-1], matrix, None, config),
+        "start": measure_loss(level, headers, None, similarity),
+        "affine": measure_loss(level, matrix, None, similarity),
     }
     losses["deformable"] = losses["affine"]
     if config.iterations and contrast >= LEAST_CONTRAST:
-        found = unfold(_deform(levels, matrix, run), levels[-1].fixed.grid)
-        loss = _measure(levels[-1], matrix, found, config)
+        found = unfold(_deform(levels, matrix, run), levels[-1].fixed.grid, matrix)
+        loss = measure_loss(level, matrix, found, similarity)
         if loss < losses["affine"]:
             displacement, losses["deformable"] = found, loss
     overlap = measure_overlap(affine_levels[0], matrix)
     return Solution(matrix, displacement, levels[-1].fixed.grid, losses, overlap, contrast, tuple(run.history))
 
 
-def _measure(level: Level, matrix: np.ndarray, displacement: Array | None, config: Config) -> float:
-    return measure_loss(level, matrix, displacement, window=config.window)
+def _correlate(level: Level, window: float) -> LocalCorrelation:
+    """Local correlation in windows of so many spacings of a level."""
+    return LocalCorrelation(window_size(window * level.spacing, level.fixed.grid))
 
 
 def _still(level: Level) -> Array:
@@ -135,45 +152,79 @@ def _pick_affine_levels(levels: list[Level], config: Config) -> list[Level]:
     return picked[first : first + config.affine_levels] or [levels[first]]
 
 
-def _align(levels: list[Level], run: _Run) -> np.ndarray:
+class _Guide(Protocol):
+    """What the affine stage goes by."""
+
+    strain_weight: float
+
+    def at(self, level: Level) -> Similarity:
+        """The measure at a level."""
+
+
+class _Correlation:
+    """The local correlation: of images whose contrast is the same, or the other way round, here and there."""
+
+    def __init__(self, config: Config) -> None:
+        self.window, self.strain_weight = config.window + _AFFINE_ROOM, config.strain_weight
+
+    def at(self, level: Level) -> Similarity:
+        return _correlate(level, self.window)
+
+
+class _Information:
+    """Mutual information: of images of any contrast."""
+
+    strain_weight = _INFORMATION_STRAIN
+
+    def at(self, level: Level) -> Similarity:
+        return MutualInformation()
+
+
+def _align(levels: list[Level], run: _Run, guide: _Guide) -> np.ndarray:
     """Affine transform in millimetres: the best of several starts, refined level by level."""
-    matrix = np.eye(levels[0].fixed.grid.ndim + 1)
+    headers = np.eye(levels[0].fixed.grid.ndim + 1)
     if run.config.affine_iterations == 0:
-        return matrix
-    for number, level in enumerate(levels, start=1):
-        began = time.perf_counter()
-        if number == 1:
-            matrix, losses = _choose_start(level, len(levels), run)
-        else:
-            matrix, losses = _fit(level, matrix, run, "affine", number, len(levels))
-        run.record("affine", level, losses, began)
-    # Each level fits what it sees: at the last one the way there must still have paid.
-    headers = np.eye(len(matrix))
-    found, start = (_measure(levels[-1], m, None, run.config) for m in (matrix, headers))
-    return matrix if found <= start else headers
+        return headers
+    began = time.perf_counter()
+    matrix, losses = _choose_start(levels[0], len(levels), run, guide)
+    run.record("affine", levels[0], losses, began)
+    return _refine(levels, matrix, run, guide, instead=[headers], first=2)
 
 
 def _keep_start(level: Level, config: Config) -> np.ndarray:
     """The better one of the starts that ask nothing of the intensities: headers or centres."""
     starts = list_starts(level.fixed, level.moving)
     plain = [starts[name] for name in (("headers", "centres") if config.affine_iterations else ("headers",))]
-    losses = [_measure(level, matrix, None, config) for matrix in plain]
+    similarity = _correlate(level, config.window)
+    losses = [measure_loss(level, matrix, None, similarity) for matrix in plain]
     return plain[int(np.argmin(losses))]
 
 
+def _refine(
+    levels: list[Level], matrix: np.ndarray, run: _Run, guide: _Guide, *, instead: list[np.ndarray], first: int = 1
+) -> np.ndarray:
+    """A matrix fitted at one level after the other, or one of `instead` where that fits better at the last one."""
+    for number, level in enumerate(levels[first - 1 :], start=first):
+        began = time.perf_counter()
+        matrix, losses = _fit(level, matrix, run, guide, "affine", number, len(levels))
+        run.record("affine", level, losses, began)
+    # Each level fits what it sees: at the last one the way there must still have paid.
+    similarity, candidates = guide.at(levels[-1]), [matrix, *instead]
+    return min(candidates, key=lambda candidate: measure_loss(levels[-1], candidate, None, similarity))
+
+
 def _fit(
-    level: Level, matrix: np.ndarray, run: _Run, stage: Stage, number: int, count: int
+    level: Level, matrix: np.ndarray, run: _Run, guide: _Guide, stage: Stage, number: int, count: int
 ) -> tuple[np.ndarray, list[float]]:
-    config = run.config
-    options = AffineOptions(config.affine_iterations, config.window + 2, config.strain_weight)
+    options = AffineOptions(run.config.affine_iterations, guide.at(level), guide.strain_weight)
     return fit_affine(level, matrix, options, notify=run.notifier(stage, number, count, options.iterations))
 
 
-def _choose_start(level: Level, count: int, run: _Run) -> tuple[np.ndarray, list[float]]:
+def _choose_start(level: Level, count: int, run: _Run, guide: _Guide) -> tuple[np.ndarray, list[float]]:
     """The start from which the fit at the coarsest level gets furthest."""
     best: tuple[np.ndarray, list[float]] | None = None
     for matrix in list_starts(level.fixed, level.moving).values():
-        found = _fit(level, matrix, run, "start", 1, count)
+        found = _fit(level, matrix, run, guide, "start", 1, count)
         if best is None or found[1][-1] < best[1][-1] - _CLEARLY:
             best = found
     assert best is not None
@@ -189,19 +240,22 @@ def _deform(levels: list[Level], matrix: np.ndarray, run: _Run) -> Array:
             displacement = _still(level)
         else:
             displacement = ops.resize_displacement(displacement, shape=level.fixed.grid.shape)
-        options = _set_deformation(level, run.config)
+        options = _set_deformation(level, levels[-1].spacing, run.config)
         notify = run.notifier("deformable", number, len(levels), options.iterations)
         displacement, losses = deform(level, matrix, displacement, options, notify=notify)
         run.record("deformable", level, losses, began)
     return displacement
 
 
-def _set_deformation(level: Level, config: Config) -> GreedyOptions:
-    """What the deformable stage may do at a level."""
-    affordable = max(_WORTHWHILE, config.work // math.prod(level.fixed.grid.shape))
+def _set_deformation(level: Level, finest: float, config: Config) -> GreedyOptions:
+    """What the deformable stage may do at a level of a pyramid whose finest spacing is given."""
+    grid = level.fixed.grid
+    least = min(config.least_window * finest, _WIDEST * max(np.asarray(grid.shape) * grid.spacing))
+    affordable = max(_WORTHWHILE, config.work // math.prod(grid.shape))
+    window = max(config.window, least / level.spacing)
     return GreedyOptions(
         min(config.iterations, affordable),
-        config.window,
+        _correlate(level, window),
         config.update_smoothing,
         config.field_smoothing,
         config.step,

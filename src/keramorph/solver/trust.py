@@ -7,9 +7,9 @@ import numpy as np
 from keramorph import backend
 from keramorph._typing import Array
 from keramorph.solver.mapping import displace, voxel_matrix, voxel_positions, weigh
-from keramorph.solver.objective import measure_fixed, measure_similarity
-from keramorph.solver.pyramid import Level, window_size
+from keramorph.solver.pyramid import Level
 from keramorph.solver.result import Outcome, Solution
+from keramorph.solver.similarity import Similarity
 
 _LEAST_OVERLAP = 0.05
 LEAST_CONTRAST = 0.1
@@ -23,24 +23,22 @@ _FEW = 3
 """Voxels along an axis that are too few for shifts."""
 
 
-def measure_loss(level: Level, matrix: np.ndarray, displacement: Array | None, *, window: float) -> float:
+def measure_loss(level: Level, matrix: np.ndarray, displacement: Array | None, similarity: Similarity) -> float:
     """Return 1 minus the similarity of the images at a level under a transform.
 
     Args:
         level: Both images at one spacing.
         matrix: Homogeneous matrix in millimetres, applied after the displacement.
         displacement: `(1, *spatial, ndim)` in voxels of the level's fixed grid, or None.
-        window: Edge of a window in spacings of the level.
+        similarity: What they are compared by.
     """
     grid = level.fixed.grid
-    size = window_size(window * level.spacing, grid)
     positions = _positions(level, matrix)
     if displacement is not None:
         positions = displace(positions, displacement, voxel_matrix(matrix, grid, level.moving.grid)[:-1, :-1])
     moved = backend.of(positions).sample(level.moving.values, positions)
-    moments = measure_fixed(level.fixed.values, size=size)
-    similarity = measure_similarity(moments, moved, weigh(level.fixed, level.moving, positions), size=size)
-    return max(0.0, 1 - float(similarity))
+    known = similarity.prepare(level.fixed.values)
+    return max(0.0, 1 - float(similarity.measure(known, moved, weigh(level.fixed, level.moving, positions))))
 
 
 def measure_overlap(level: Level, matrix: np.ndarray) -> float:
@@ -49,28 +47,28 @@ def measure_overlap(level: Level, matrix: np.ndarray) -> float:
     return float(backend.of(weight).xp.mean(weight))
 
 
-def measure_contrast(level: Level, matrix: np.ndarray, *, window: float) -> float:
+def measure_contrast(level: Level, matrix: np.ndarray, similarity: Similarity) -> float:
     """Return by how much more alike the images are than when they are shifted apart.
 
     Args:
         level: Both images at one spacing, a coarse one.
         matrix: Homogeneous matrix in millimetres.
-        window: Edge of a window in spacings of the level.
+        similarity: What they are compared by.
 
     Returns:
         What the similarity gains over the best of several shifts along each axis, as a share of what it could gain: 1
         for images that fit perfectly and nowhere else, about 0 for images that have nothing in common.
     """
     grid = level.fixed.grid
-    similarity = 1 - measure_loss(level, matrix, None, window=window)
+    found = 1 - measure_loss(level, matrix, None, similarity)
     others = [0.0]
     for axis, count in enumerate(grid.shape):
         for share in _AWAY if count > _FEW else ():
             shifted = matrix.copy()
             shifted[:-1, -1] += matrix[:-1, :-1] @ grid.matrix[:, axis] * (share * count)
-            others.append(1 - measure_loss(level, shifted, None, window=window))
+            others.append(1 - measure_loss(level, shifted, None, similarity))
     # A pattern that fits everywhere, a ramp for one, tells nothing about where it belongs.
-    return (similarity - max(others)) / max(1 - max(others), 1e-6)
+    return (found - max(others)) / max(1 - max(others), 1e-6)
 
 
 def _positions(level: Level, matrix: np.ndarray) -> Array:
@@ -93,7 +91,8 @@ def judge(solution: Solution, *, folds: float) -> Outcome:
     if solution.contrast < LEAST_CONTRAST:
         return Outcome(
             "untrusted",
-            "No alignment was found at which the images are clearly more alike than by chance: only the start is kept.",
+            "No alignment was found at which the images are clearly more alike than by chance. They were aligned "
+            "affinely by mutual information, and not deformed.",
         )
     if folds > _MOST_FOLDS:
         return Outcome("untrusted", f"The transform folds at {folds:.2f} % of the voxels.")

@@ -1,4 +1,4 @@
-"""Take the last folds out of a displacement, and out of its inverse."""
+"""Take the last folds out of a displacement."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 from keramorph import backend
 from keramorph._typing import Array
-from keramorph.ops.jacobian import least_determinant
+from keramorph.ops.jacobian import shifted_determinant, slopes_of
 from keramorph.solver.mapping import to_numpy
 from keramorph.solver.pyramid import finest_spacing, smoothing_width
 from keramorph.space import Grid
 
-_LEAST = 0.01
-"""Smallest change of volume that is let be."""
+_LEAST = 0.05
+"""Smallest change of volume that is let be; its inverse is the largest."""
 
 _WIDTHS = (1, 2, 4, 8, 16, 32)
 """Widths of the Gaussians, as multiples of the smallest spacing: a wider one only where a narrower one did not help."""
@@ -30,33 +30,68 @@ Box = tuple[slice, ...]
 """Slices of the spatial axes."""
 
 
-def unfold(displacement: Array, grid: Grid) -> Array:
-    """Return the displacement smoothed, as little as it takes, until neither `x + u(x)` nor `x - u(x)` folds anywhere.
+def unfold(displacement: Array, grid: Grid, matrix: np.ndarray) -> Array:
+    """Return the displacement smoothed, as little as it takes, until `x + u(x)` folds nowhere, nor nearly does.
 
-    Updates that are small and smooth make no folds, but linear interpolation between voxels can. The second map is the
-    inverse to first order: where it folds, the first one stretches so much that its inverse can hardly be computed.
-    Each voxel that is folded still is smoothed again and again by a narrow Gaussian, with those beside it, and nothing
-    else is: in a brain, one smoothing that is wide enough to do all at once costs the structures around it.
+    Updates that are small and smooth make no folds, but linear interpolation between voxels can. Where a volume shrinks
+    or grows out of all measure, the inverse can hardly be computed. Each voxel where one of these happens still is
+    smoothed again and again by a narrow Gaussian, with those beside it, and nothing else is: in a brain, one smoothing
+    that is wide enough to do all at once costs the structures around it.
+
+    ITK's filter for the determinant takes the axes of a grid for those of space. On a grid whose axes point elsewhere
+    it finds folds in a map that has none, and many programs count by it: what it would find is smoothed likewise.
 
     Args:
         displacement: `(1, *spatial, ndim)` in voxels of `grid`.
         grid: Grid of the displacement.
+        matrix: Homogeneous matrix in millimetres that is applied after the displacement.
 
     Returns:
         Displacement of the same shape; where the widest Gaussian did not help either, as far as it came.
     """
-    xp = backend.of(displacement).xp
-    determinant = least_determinant(displacement)
-    if float(xp.min(determinant)) > _LEAST:
+    seen = _see_as_itk(grid, matrix)
+    folded = to_numpy(_find_folds(displacement, seen))[0]
+    if not folded.any():
         return displacement
-    field, folded = to_numpy(displacement)[0].copy(), to_numpy(determinant)[0] <= _LEAST
+    field = to_numpy(displacement)[0].copy()
     for factor in np.repeat(_WIDTHS, _ROUNDS):
         if not folded.any():
             break
         width = smoothing_width(float(factor) * finest_spacing(grid), grid)
         for box in _find_groups(folded):
-            _smooth_folds(field, folded, box, width)
+            _smooth_folds(field, folded, box, width, seen)
+    xp = backend.of(displacement).xp
     return xp.asarray(field[None], dtype=xp.dtype(displacement), like=displacement)
+
+
+def _see_as_itk(grid: Grid, matrix: np.ndarray) -> tuple[float, np.ndarray] | None:
+    """A factor s and a matrix K so that ITK's determinant is `s * det(K + Du)`, Du being the slopes in voxels.
+
+    ITK measures `det(I + G)`, where G holds the derivatives of the displacement in millimetres along the axes of its
+    array, which are ours in reverse. None where that is the determinant of the map, and where it would call the matrix
+    alone a fold.
+    """
+    ndim = grid.ndim
+    linear, axes = matrix[:ndim, :ndim], grid.matrix
+    straight = np.diag(grid.spacing)[::-1]
+    shift = np.eye(ndim) + np.linalg.solve(linear @ axes, straight - axes)
+    factor = float(np.linalg.det(linear @ axes) / np.linalg.det(straight))
+    if np.allclose(axes, straight, atol=1e-6 * grid.spacing.max()) or factor * np.linalg.det(shift) < _LEAST:
+        return None
+    return factor, shift
+
+
+def _find_folds(displacement: Array, seen: tuple[float, np.ndarray] | None) -> Array:
+    """Where a displacement folds or nearly does, `(batch, *spatial)` of booleans."""
+    identity = np.eye(displacement.shape[-1])
+
+    def find(displacement: Array) -> Array:
+        slopes = slopes_of(displacement)
+        change = shifted_determinant(slopes, identity)
+        folded = (change < _LEAST) | (change > 1 / _LEAST)
+        return folded if seen is None else folded | (seen[0] * shifted_determinant(slopes, seen[1]) < _LEAST)
+
+    return backend.of(displacement).map_blocks(find, displacement, halo=1)
 
 
 def _find_groups(folded: np.ndarray) -> Iterator[Box]:
@@ -70,7 +105,9 @@ def _find_groups(folded: np.ndarray) -> Iterator[Box]:
         yield tuple(slice(at.start * _CELL, at.stop * _CELL) for at in group)
 
 
-def _smooth_folds(field: np.ndarray, folded: np.ndarray, box: Box, width: tuple[float, ...]) -> None:
+def _smooth_folds(
+    field: np.ndarray, folded: np.ndarray, box: Box, width: tuple[float, ...], seen: tuple[float, np.ndarray] | None
+) -> None:
     """Smooth the folds in a box once, and see what is folded then, both in place."""
     engine = backend.use("numpy")
     reach = [int(4 * sigma + 0.5) for sigma in width]
@@ -84,7 +121,7 @@ def _smooth_folds(field: np.ndarray, folded: np.ndarray, box: Box, width: tuple[
     scale = 0.5 * math.prod(max(1.0, math.sqrt(2 * math.pi) * sigma) for sigma in width)
     share = np.minimum(scale * engine.gaussian(chosen[None, ..., None], sigma=width)[0], 1)
     part += share * (engine.gaussian(part[None], sigma=width)[0] - part)
-    marks[_shift(changed, around)] = (least_determinant(part[None])[0] <= _LEAST)[_shift(changed, around)]
+    marks[_shift(changed, around)] = _find_folds(part[None], seen)[0][_shift(changed, around)]
 
 
 def _grow(box: Box, room: list[int]) -> Box:

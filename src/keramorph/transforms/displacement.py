@@ -7,7 +7,7 @@ import numpy as np
 from keramorph import backend
 from keramorph.backend.blocks import run_blocks
 from keramorph.errors import InputError, ShapeError
-from keramorph.ops.vectors import multiply_components, sum_products
+from keramorph.ops.vectors import multiply_components, solve_systems, sum_products
 from keramorph.space import Grid
 from keramorph.transforms.transform import Transform, grid_points, slabs
 
@@ -20,8 +20,11 @@ _BLOCK = 1 << 15
 _WORTHWHILE = 0.75
 """Share of points still at work below which it pays to leave the others behind."""
 
-_STEPS = (1e-3, 3.0)
-"""Shortest and longest step of the inverse's fixed point, whose own step is 1."""
+_REACH = 2.0
+"""Longest step of the inverse's search, in voxels: no further does a field's slope at a point tell where it goes."""
+
+_SINGULAR = 1e-6
+"""Change of volume below which Newton's step is left for the fixed point's."""
 
 _SAME = 1e-7
 """Share of a voxel within which a grid is the field's own: no interpolation then."""
@@ -76,9 +79,9 @@ class DisplacementTransform(Transform):
     ) -> tuple[DisplacementTransform, np.ndarray]:
         """Return the inverse and how far it is from one, voxel by voxel.
 
-        The inverse v solves v(y) = -u(y + v(y)), by a fixed point [1] with steps after Barzilai and Borwein [2], voxel
-        by voxel, that never lead further away. Where the field folds, several points lead to y: v is one of them, or
-        the residual tells that none was found.
+        The inverse v solves v(y) = -u(y + v(y)), by Newton's method on the linear interpolant of u, voxel by voxel,
+        from one step of the fixed point [1] and with steps that never lead further away. Where the field folds, several
+        points lead to y: v is one of them, or the residual tells that none was found.
 
         Args:
             grid: Where the inverse is wanted; the field's own grid by default.
@@ -90,8 +93,6 @@ class DisplacementTransform(Transform):
         References:
             [1] Chen et al., "A simple fixed-point approach to invert a deformation field", Medical Physics 35, 2008.
             https://doi.org/10.1118/1.2816107
-            [2] Barzilai and Borwein, "Two-point step size gradient methods", IMA Journal of Numerical Analysis 8, 1988.
-            https://doi.org/10.1093/imanum/8.1.141
         """
         grid = self.grid if grid is None else grid
         self._check_ndim(grid, "grid")
@@ -135,13 +136,14 @@ def _index_components(matrix: np.ndarray, shape: tuple[int, ...], rows: slice) -
 
 def _solve(field: np.ndarray, index: np.ndarray, matrix: np.ndarray, iterations: int) -> tuple[np.ndarray, np.ndarray]:
     """Solution v of v = -field(index + v) in voxels, `(ndim, n)`, and the length of what is left in mm, `(n,)`."""
-    solution = -_read(field, index)
-    miss = solution + _read(field, index + solution)
+    solution = -_read(field, index)[0]
+    values, slopes = _read(field, index + solution)
+    miss = solution + values
     error = _lengths(miss, matrix)
     enough = _TOLERANCE * np.linalg.norm(matrix, axis=0).min()
     # The points still at work, in arrays of their own, and where they belong.
     here, best, least = np.arange(len(error)), solution, error
-    step = np.ones(len(error), dtype=field.dtype)
+    share = np.ones(len(error), dtype=field.dtype)
     for _ in range(iterations):
         open_ = least > enough
         if np.count_nonzero(open_) < _WORTHWHILE * len(least):
@@ -149,27 +151,28 @@ def _solve(field: np.ndarray, index: np.ndarray, matrix: np.ndarray, iterations:
             left = np.flatnonzero(open_)
             if not len(left):
                 break
-            here, step, least, open_ = (array[left] for array in (here, step, least, open_))
-            index, best, miss = (array[:, left] for array in (index, best, miss))
-        move = -step * miss
-        trial = best + move
-        trial_miss = trial + _read(field, index + trial)
+            here, share, least, open_ = (array[left] for array in (here, share, least, open_))
+            index, best, miss, slopes = (array[..., left] for array in (index, best, miss, slopes))
+        trial = best - share * _step(miss, slopes)
+        values, trial_slopes = _read(field, index + trial)
+        trial_miss = trial + values
         trial_error = _lengths(trial_miss, matrix)
         better = trial_error < least
-        step = _next_step(step, move, trial_miss - miss, better)
+        share = np.where(better, np.minimum(2 * share, 1), share / 2).astype(share.dtype)
         better &= open_
-        for array, tried in ((best, trial), (miss, trial_miss), (least, trial_error)):
+        for array, tried in ((best, trial), (miss, trial_miss), (slopes, trial_slopes), (least, trial_error)):
             np.copyto(array, tried, where=better)
     solution[:, here], error[here] = best, least
     return solution, error
 
 
-def _next_step(step: np.ndarray, move: np.ndarray, change: np.ndarray, better: np.ndarray) -> np.ndarray:
-    """Steps `(n,)` from what the last moves did to the misses: a secant, and a half at most after a vain move."""
-    slope = sum_products(move, change)
-    rising = slope > 0
-    following = np.where(rising, sum_products(move, move) / np.where(rising, slope, 1.0), step)
-    return np.clip(np.where(better, following, np.minimum(following, step / 2)), *_STEPS).astype(step.dtype)
+def _step(miss: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    """Newton's step `(ndim, n)` in voxels, no longer than the slopes of a field hold."""
+    scaled, volume = solve_systems(list(slopes), miss)
+    regular = np.abs(volume) > _SINGULAR
+    step = np.where(regular, np.stack(scaled) / np.where(regular, volume, 1), miss)
+    length = np.sqrt(sum_products(step, step))
+    return step * (_REACH / np.maximum(length, _REACH))
 
 
 def _lengths(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -178,9 +181,13 @@ def _lengths(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.sqrt(sum_products(moved, moved))
 
 
-def _read(field: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Field values `(ndim, n)` at continuous indices `(ndim, n)`."""
-    return np.ascontiguousarray(_sample(field, np.stack(list(index), axis=-1)).T)
+def _read(field: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values `(ndim, n)` of a field at continuous indices `(ndim, n)`, and the slopes of `x + field(x)` there."""
+    engine, ndim = backend.use("numpy"), len(index)
+    values, slopes = engine.sample_with_derivative(field[None], np.stack(list(index), axis=-1)[None])
+    slopes = np.ascontiguousarray(np.moveaxis(slopes[0], 0, -1))
+    slopes[np.diag_indices(ndim)] += 1
+    return np.ascontiguousarray(values[0].T), slopes
 
 
 def _sample(field: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -1,0 +1,39 @@
+"""What every measure of similarity can do."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from keramorph._typing import Array
+
+ENOUGH_OVERLAP = 0.5
+"""Share of what the fixed image shows below which a smaller overlap lowers a similarity: parting never pays."""
+
+
+class Comparison(NamedTuple):
+    """Similarity and how it changes with the moved image.
+
+    `derivative` is that of the similarity; `curvature` is the second derivative of a sum of squares which the
+    similarity resembles near its top, the scale of a Gauss-Newton step. Both are `(1, *spatial, 1)`.
+    """
+
+    similarity: Array
+    derivative: Array
+    curvature: Array
+
+
+class Similarity(Protocol):
+    """How alike two images are, from 0 to 1.
+
+    Images and weights are `(1, *spatial, 1)`, floating point, of one engine. A weight says how much a voxel counts: 0
+    outside the moving image. It counts as constant.
+    """
+
+    def prepare(self, fixed: Array) -> Any:
+        """What the fixed image alone tells, computed once per level: arrays, in tuples."""
+
+    def measure(self, prepared: Any, moved: Array, weight: Array) -> Array:
+        """The similarity, a scalar of the engine."""
+
+    def compare(self, prepared: Any, moved: Array, weight: Array) -> Comparison:
+        """The similarity, and how it changes with the moved image."""

@@ -1,0 +1,108 @@
+"""How much two images tell of one another, whatever their contrast.
+
+The joint histogram counts each voxel through cubic B-spline windows along both intensities, so that it changes smoothly
+with the moved image. The similarity is the mutual information in units of the mean entropy, 2 I / (H_f + H_m): it does
+not grow, as I does, where an overlap shrinks onto what holds many intensities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from keramorph import backend
+from keramorph._typing import Array
+from keramorph.solver.similarity.measure import ENOUGH_OVERLAP, Comparison
+
+_SMALLEST = 1e-12
+"""Added to every probability, so that each has a logarithm."""
+
+
+class _Histogram(NamedTuple):
+    """Joint probabilities `(bins, bins)`, fixed first; the entropies; and the share of the fixed image that counts."""
+
+    joint: Array
+    entropy: Array
+    information: Array
+    total: Array
+    share: Array
+
+
+@dataclass(frozen=True)
+class MutualInformation:
+    """Normalised mutual information of two images in [0, 1].
+
+    Args:
+        bins: Of the histogram along each intensity.
+
+    References:
+        Mattes et al., PET-CT image registration in the chest using free-form deformations, 2003,
+        doi:10.1109/TMI.2003.809072 (the windows); Studholme et al., An overlap invariant entropy measure of 3D medical
+        image alignment, 1999, doi:10.1016/S0031-3203(98)00091-0 (the normalisation).
+    """
+
+    bins: int = 32
+
+    def prepare(self, fixed: Array) -> Array:
+        """Window of each fixed voxel, `(voxels, bins)`."""
+        return self._spread(fixed)[0]
+
+    def measure(self, prepared: Array, moved: Array, weight: Array) -> Array:
+        """The similarity, a scalar of the engine."""
+        xp = backend.of(moved).xp
+        return self._weigh_up(self._count(xp, prepared, self._spread(moved)[0], weight))
+
+    def compare(self, prepared: Array, moved: Array, weight: Array) -> Comparison:
+        """The similarity, and how it changes with the moved image.
+
+        The curvature is that of the likelihood which mutual information is: of moved intensities scattered about what
+        their fixed ones lead to expect.
+        """
+        xp = backend.of(moved).xp
+        windows, slopes = self._spread(moved)
+        found = self._count(xp, prepared, windows, weight)
+        joint, entropy, information = found.joint, found.entropy, found.information
+        of_fixed, of_moved = xp.sum(joint, axis=1, keepdims=True), xp.sum(joint, axis=0, keepdims=True)
+        # Derivatives of I and of H_f + H_m to each probability; their sums to 1 keep what is constant out.
+        gain = xp.log(joint / (of_fixed * of_moved))
+        cost = -xp.log(of_fixed * of_moved)
+        change = (2 * found.share) * (gain * entropy - information * cost) / (entropy * entropy)
+        change = (change - xp.sum(change * joint)) / found.total
+        shape = xp.shape(moved)
+        derivative = xp.reshape(xp.sum(xp.matmul(prepared, change) * slopes, axis=-1), shape) * weight
+        scatter = self._scatter(xp, joint, of_fixed)
+        curvature = weight * (2 * found.share / (entropy * scatter * found.total))
+        return Comparison(self._weigh_up(found), derivative, curvature)
+
+    def _weigh_up(self, found: _Histogram) -> Array:
+        return 2 * found.share * found.information / found.entropy
+
+    def _count(self, xp: Any, fixed: Array, moved: Array, weight: Array) -> _Histogram:
+        column = xp.reshape(weight, (-1, 1))
+        total = xp.sum(column) + _SMALLEST
+        joint = xp.matmul(xp.transpose(fixed * column, (1, 0)), moved) / total + _SMALLEST
+        separate = _entropy(xp, xp.sum(joint, axis=1)) + _entropy(xp, xp.sum(joint, axis=0))
+        enough = ENOUGH_OVERLAP * xp.shape(column)[0]
+        share = xp.minimum(total / enough, total * 0 + 1)
+        return _Histogram(joint, separate, separate - _entropy(xp, joint), total, share)
+
+    def _scatter(self, xp: Any, joint: Array, of_fixed: Array) -> Array:
+        """Mean variance of the moved intensity in [0, 1] among voxels of one fixed intensity."""
+        values = (xp.arange(self.bins, dtype=xp.dtype(joint), like=joint)[None] - 1) / (self.bins - 3)
+        mean = xp.sum(joint * values, axis=1, keepdims=True) / of_fixed
+        return xp.sum(joint * (values - mean) * (values - mean))
+
+    def _spread(self, image: Array) -> tuple[Array, Array]:
+        """Windows `(voxels, bins)` of intensities in [0, 1], and their derivative to the intensity."""
+        xp = backend.of(image).xp
+        scale = self.bins - 3
+        place = 1 + scale * xp.clip(xp.reshape(image, (-1, 1)), 0.0, 1.0)
+        offset = place - xp.arange(self.bins, dtype=xp.dtype(image), like=image)[None]
+        distance = xp.abs(offset)
+        far, near = xp.maximum(2 - distance, distance * 0), xp.maximum(1 - distance, distance * 0)
+        sign = xp.where(offset < 0, offset * 0 - 1, offset * 0 + 1)
+        return (far**3 - 4 * near**3) / 6, sign * (4 * near**2 - far**2) * (scale / 2)
+
+
+def _entropy(xp: Any, probability: Array) -> Array:
+    return -xp.sum(probability * xp.log(probability))
