@@ -380,3 +380,39 @@ def test_the_extension_refuses_what_does_not_fit_together():
                    ([1, 2**16, 2**16, 1], [1, 4, 2])):  # fmt: skip
         with pytest.raises(ValueError, match="_native: "):
             extension.Sampling(*numbers, *shapes)
+
+
+@needs_extension
+@pytest.mark.parametrize("shape", [(7,), (5, 9), (3, 4, 5), (17, 1, 3), (24, 25, 26)], ids=str)
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_the_solvers_steps_write_all_that_they_say_and_no_more(shape, dtype):
+    ndim, rng, engine = len(shape), np.random.default_rng(3), backend.use("numpy")
+    field, derivative = rng.normal(size=(2, *shape, ndim)).astype(dtype), rng.random((2, *shape, 1)).astype(dtype)
+    linear = np.diag(np.arange(1.0, ndim + 1))
+    positions, inside = engine.locate(field, np.pad(linear, (0, 1)), shape=shape)
+    expected = (np.moveaxis(np.indices(shape), 0, -1) + field) @ linear
+    np.testing.assert_allclose(positions, expected, rtol=1e-5, atol=1e-5)
+    assert inside.shape == derivative.shape
+    pushed = engine.push(field, derivative, 2 * derivative, linear)
+    np.testing.assert_allclose(pushed[..., :-1], derivative * (field @ linear), rtol=1e-5)
+    np.testing.assert_allclose(
+        pushed[..., -1:], 2 * derivative * np.sum((field @ linear) ** 2, -1, keepdims=True), rtol=1e-5
+    )
+    step = pushed[..., :-1] / (pushed[..., -1:] + 0.5)
+    step /= np.maximum(1, np.linalg.norm(step, axis=-1, keepdims=True) / 0.1)
+    np.testing.assert_allclose(engine.limit(pushed, linear, damping=0.5, most=0.1), step @ linear, rtol=1e-4, atol=1e-6)
+
+
+@needs_extension
+def test_the_solvers_steps_refuse_what_does_not_fit_together():
+    extension = native.extension()
+    field, other, wide = (np.zeros((1, 5, 6, n), "f4") for n in (2, 1, 3))
+    plan = extension.Volume(2, [1, 5, 6, 2])
+    with pytest.raises(ValueError, match="one component per spatial axis"):
+        extension.limit(extension.Volume(2, [1, 5, 6, 3]), [1.0] * 4, 0.0, 1.0, wide, wide)
+    with pytest.raises(ValueError, match="a matrix"):
+        extension.locate(plan, [1.0] * 4, [5, 6], field, field.copy(), other)
+    with pytest.raises(ValueError, match="one number per spatial axis"):
+        extension.locate(plan, [1.0] * 6, [5], field, field.copy(), other)
+    with pytest.raises(ValueError, match="smaller than its plan"):
+        extension.push(plan, [1.0] * 4, field, other, other, field.copy())

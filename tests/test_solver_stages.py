@@ -9,14 +9,15 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from keramorph import ops
+from keramorph import backend, ops
 from keramorph.errors import InputError
 from keramorph.solver.affine import AffineOptions, _measure_strain, _Problem
+from keramorph.solver.greedy import GreedyOptions, _Stepper
 from keramorph.solver.intensity import scale_intensity
-from keramorph.solver.mapping import voxel_matrix, voxel_positions, weigh
+from keramorph.solver.mapping import locate, voxel_matrix, voxel_positions
 from keramorph.solver.minimise import minimise
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, list_spacings, smoothing_width, window_size
-from keramorph.solver.similarity import LocalCorrelation
+from keramorph.solver.similarity import Comparison, LocalCorrelation
 from keramorph.solver.start import list_starts
 from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast
 from keramorph.solver.unfold import unfold
@@ -136,11 +137,42 @@ def test_positions_are_those_of_the_physical_grids():
     np.testing.assert_allclose(positions[(0, *index)], expected, atol=1e-4)
 
 
-def test_voxels_outside_the_moving_image_carry_no_weight():
-    image = layer_of(Phantom(2).picture(centred_grid((20, 24), (2.0, 2.0))))
-    positions = np.array([[[[0.0, 0], [-0.5, 3], [-1, 3], [19, 23], [19.5, 23.5], [np.float32(1e6), 0]]]], np.float32)
-    weight = weigh(image, image, positions)
-    np.testing.assert_allclose(weight[0, 0, :, 0], [1, 0.5, 0, 1, 0.25, 0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(6, 7), (5, 4, 9), (1, 8, 3), (70, 40, 30)], ids=str)
+def test_displaced_voxels_are_found_where_homogeneous_coordinates_put_them(shape, dtype, make_array):
+    rng, ndim = np.random.default_rng(4), len(shape)
+    matrix = np.eye(ndim + 1)
+    matrix[:ndim] += rng.uniform(-0.3, 0.3, (ndim, ndim + 1))
+    field = rng.uniform(-3, 3, (1, *shape, ndim)).astype(dtype)
+    other = tuple(rng.integers(1, 9, ndim).tolist())
+    points = np.moveaxis(np.indices(shape), 0, -1)[None] + field
+    expected = np.concatenate([points, np.ones((1, *shape, 1))], axis=-1) @ matrix[:ndim].T
+    outside = np.abs(expected - np.clip(expected, 0, np.array(other) - 1))
+    positions, inside = locate(matrix, make_array(field), other)
+    np.testing.assert_allclose(np.asarray(positions), expected, atol=3e-5)
+    np.testing.assert_allclose(np.asarray(inside)[..., 0], np.clip(1 - outside, 0, 1).prod(-1), atol=3e-5)
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (6, 7, 5), (50, 40, 40)], ids=str)
+def test_an_update_is_the_smoothed_step_of_a_naive_formula(shape, make_array):
+    rng, ndim = np.random.default_rng(5), len(shape)
+    grid = centred_grid(shape, (1.5, 1.0, 2.0)[:ndim])
+    image = Layer(make_array(rng.random((1, *shape, 1)).astype(np.float32)), None, grid)
+    matrix = np.eye(ndim + 1) + np.pad(rng.uniform(-0.1, 0.1, (ndim, ndim)), (0, 1))
+    options = GreedyOptions(1, LocalCorrelation((5,) * ndim), 1.0, 0.5, 0.3, 0)
+    stepper = _Stepper(Level(image, image, 1.0), matrix, options)
+    slope = rng.normal(size=(1, *shape, ndim)).astype(np.float32)
+    derivative, curvature = (rng.random((1, *shape, 1)).astype(np.float32) for _ in range(2))
+    comparison = Comparison(0.5, make_array(derivative), make_array(curvature))
+    update = stepper._propose(backend.of(image.values), comparison, make_array(slope))
+    # From the displacement in units of 1 mm to the voxels that the moving image is read at.
+    along = slope @ (np.linalg.inv(grid.affine) @ matrix @ grid.affine)[:ndim, :ndim] @ np.linalg.inv(grid.matrix)
+    sigma = [0.0, *(1.0 / grid.spacing), 0.0]
+    force = ndimage.gaussian_filter(derivative * along, sigma)
+    stiffness = ndimage.gaussian_filter(curvature * np.sum(along**2, -1, keepdims=True), sigma)
+    step = force / (stiffness + 0.1 * stiffness.mean())
+    step *= np.minimum(1, 0.3 / np.linalg.norm(step, axis=-1, keepdims=True))
+    np.testing.assert_allclose(np.asarray(update), step @ np.linalg.inv(grid.matrix).T, atol=2e-5)
 
 
 def test_principal_axes_undo_a_turn():

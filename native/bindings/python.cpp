@@ -261,6 +261,48 @@ void compare(const VolumePlan& plan, std::int64_t measure, std::int64_t extent, 
   keramorph::compare(plan.volume, comparison, first.get(), second.get(), result.get(), address_of(slope));
 }
 
+// The solver's steps: the plan is that of a displacement.
+std::int64_t count_vectors(const VolumePlan& plan) {
+  if (plan.volume.channels != plan.volume.ndim) refuse("one component per spatial axis is expected");
+  return plan.count / plan.volume.ndim;
+}
+
+void need_entries(const VolumePlan& plan, const std::vector<double>& matrix, std::int64_t columns) {
+  const std::int64_t entries = plan.volume.ndim * columns;
+  if (matrix.size() != static_cast<std::size_t>(entries)) refuse("a matrix of one row per spatial axis is expected");
+}
+
+void locate(const VolumePlan& plan, const std::vector<double>& matrix, const Shape& shape, nb::handle displacement,
+            nb::handle positions, nb::handle inside) {
+  const std::int64_t vectors = count_vectors(plan);
+  need_entries(plan, matrix, plan.volume.ndim + 1);
+  const auto sizes = per_axis<std::int64_t>(plan, shape, 1);
+  const Data from = plan.read(displacement), to = plan.write(positions),
+             weight(inside, vectors, plan.volume.type, true);
+  nb::gil_scoped_release release;
+  keramorph::locate(plan.volume, matrix.data(), sizes.data(), from.get(), to.get(), weight.get());
+}
+
+void push(const VolumePlan& plan, const std::vector<double>& matrix, nb::handle slope, nb::handle derivative,
+          nb::handle curvature, nb::handle pushed) {
+  const std::int64_t vectors = count_vectors(plan);
+  need_entries(plan, matrix, plan.volume.ndim);
+  const Type type = plan.volume.type;
+  const Data along = plan.read(slope), first(derivative, vectors, type, false), second(curvature, vectors, type, false),
+             to(pushed, plan.count + vectors, type, true);
+  nb::gil_scoped_release release;
+  keramorph::push(plan.volume, matrix.data(), along.get(), first.get(), second.get(), to.get());
+}
+
+void limit(const VolumePlan& plan, const std::vector<double>& matrix, double damping, double most, nb::handle pushed,
+           nb::handle update) {
+  const std::int64_t vectors = count_vectors(plan);
+  need_entries(plan, matrix, plan.volume.ndim);
+  const Data from(pushed, plan.count + vectors, plan.volume.type, false), to = plan.write(update);
+  nb::gil_scoped_release release;
+  keramorph::limit(plan.volume, matrix.data(), damping, most, from.get(), to.get());
+}
+
 int fill_buffer(PyObject* self, Py_buffer* view, int flags) {
   const Memory* memory = nb::inst_ptr<Memory>(self);
   return PyBuffer_FillInfo(view, self, memory->data(), static_cast<Py_ssize_t>(memory->bytes()), 0, flags);
@@ -305,4 +347,7 @@ NB_MODULE(_native, module) {
              nb::arg(), nb::arg().none(), nb::arg().none());
   module.def("compare", &compare, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
              nb::arg(), nb::arg().none());
+  module.def("locate", &locate);
+  module.def("push", &push);
+  module.def("limit", &limit);
 }

@@ -132,4 +132,18 @@ void compare(const Volume& volume, const Comparison& comparison, const void* fix
   FORWARD(compare(volume, comparison, fixed, moved, value, derivative));
 }
 
+void locate(const Volume& volume, const double* matrix, const std::int64_t* shape, const void* displacement,
+            void* positions, void* inside) {
+  FORWARD(locate(volume, matrix, shape, displacement, positions, inside));
+}
+
+void push(const Volume& volume, const double* matrix, const void* slope, const void* derivative, const void* curvature,
+          void* pushed) {
+  FORWARD(push(volume, matrix, slope, derivative, curvature, pushed));
+}
+
+void limit(const Volume& volume, const double* matrix, double damping, double most, const void* pushed, void* update) {
+  FORWARD(limit(volume, matrix, damping, most, pushed, update));
+}
+
 }  // namespace keramorph

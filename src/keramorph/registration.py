@@ -37,8 +37,9 @@ class RegistrationResult:
             large for the solver.
         inverse: From moving to fixed points.
         outcome: Whether the result can be trusted, and what speaks against it.
-        metrics: Numbers by name. `loss_start`, `loss_affine` and `loss_deformable` are 1 minus the mean squared local
-            correlation at the finest level; `overlap` is the share of the fixed image inside the moving one and
+        metrics: Numbers by name. `loss_start`, `loss_affine` and `loss_deformable` are 1 minus the similarity: the mean
+            squared local correlation at the finest level, or, where that found nothing, the mutual information at a
+            coarse one; `overlap` is the share of the fixed image inside the moving one and
             `contrast` how much more alike they are than when shifted apart; `folds_percent`, `jacobian_min` and
             `jacobian_max` describe the local change of volume; `displacement_mean_mm` and `displacement_max_mm` the
             deformable part, and `spacing_mm` its finest spacing; `inverse_residual_mean_mm` and
@@ -122,7 +123,8 @@ def register(
     The images may differ in size, spacing, orientation and position; their physical grids say how. They are compared by
     the squared local correlation of their intensities, the mean of the channels where there are several. First the
     best of several starts (headers, centres, centres of mass, principal axes), then an affine transform, then a
-    diffeomorphic deformation, each from coarse to fine.
+    diffeomorphic deformation, each from coarse to fine. Images that are alike by this measure nowhere, a CT and an MRI
+    for one, are moved by a small affine transform after their mutual information, and the outcome is `untrusted`.
 
     Args:
         fixed: The image whose grid the result lives on: a path, a SimpleITK or nibabel image, a `keramorph.Image`, or a

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from keramorph._typing import Array, Boundary, Gradient, Order
 from keramorph.backend import portable
 from keramorph.backend.comparison import Comparison
@@ -153,6 +155,48 @@ class Engine:
     def fuses_lncc(self, array: Array) -> bool:
         """Whether `lncc` computes something for images like this one."""
         return False
+
+    def locate(self, displacement: Array, matrix: np.ndarray, *, shape: tuple[int, ...]) -> tuple[Array, Array] | None:
+        """Where an affine map takes displaced voxels, in one pass; None where this engine has no kernel for it.
+
+        Args:
+            displacement: u, `(batch, *spatial, ndim)` in voxels.
+            matrix: Homogeneous matrix A, from voxels x of the displacement to voxels of another grid.
+            shape: Shape of that grid.
+
+        Returns:
+            `A(x + u(x))`, of the shape of the displacement, and how far inside the grid it is, `(batch, *spatial, 1)`:
+            1, fading to 0 within a voxel around the outermost voxel centres.
+        """
+        return None
+
+    def push(self, slope: Array, derivative: Array, curvature: Array, matrix: np.ndarray) -> Array | None:
+        """Force and stiffness of a Gauss-Newton step, in one pass; None where this engine has no kernel for it.
+
+        Args:
+            slope: Derivative of the moved image to the positions it is read at, `(batch, *spatial, ndim)`.
+            derivative: Of the similarity to the moved image, `(batch, *spatial, 1)`.
+            curvature: Along it, of the same shape.
+            matrix: What slopes are multiplied by, `(ndim, ndim)`.
+
+        Returns:
+            `(batch, *spatial, ndim + 1)`: derivative times s, and curvature times |s|², s being matrix times slope.
+        """
+        return None
+
+    def limit(self, pushed: Array, matrix: np.ndarray, *, damping: Array, most: float) -> Array | None:
+        """The step that force and stiffness make, in one pass; None where this engine has no kernel for it.
+
+        Args:
+            pushed: Force and stiffness `(batch, *spatial, ndim + 1)`, as `push` gives them.
+            matrix: What steps are multiplied by in the end, `(ndim, ndim)`.
+            damping: Added to the stiffness, a scalar.
+            most: Longest step, before the matrix.
+
+        Returns:
+            `(batch, *spatial, ndim)`.
+        """
+        return None
 
     def map_blocks(self, function: Callable, *arrays: Array, halo: int = 0) -> Any:
         """`function(*arrays)`, computed in blocks where that is faster.

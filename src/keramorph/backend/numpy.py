@@ -145,6 +145,36 @@ class NumpyEngine(Engine):
         """Whether there is a kernel for images like this one."""
         return _plan_volume(array) is not None
 
+    def locate(self, displacement: Array, matrix: np.ndarray, *, shape: tuple[int, ...]) -> tuple[Array, Array] | None:
+        """Where an affine map takes displaced voxels, as `Engine.locate` says; None where the kernel does not fit."""
+        plan = _plan_volume(displacement)
+        if plan is None:
+            return None
+        positions = make_empty(displacement.shape, displacement.dtype)
+        inside = make_empty((*displacement.shape[:-1], 1), displacement.dtype)
+        _kernels().locate(plan, matrix[:-1].ravel().tolist(), shape, _lay_out(displacement), positions, inside)
+        return positions, inside
+
+    def push(self, slope: Array, derivative: Array, curvature: Array, matrix: np.ndarray) -> Array | None:
+        """Force and stiffness, as `Engine.push` says; None where the kernel does not fit."""
+        plan = _plan_volume(slope)
+        if plan is None or not slope.dtype == derivative.dtype == curvature.dtype:
+            return None
+        pushed = make_empty((*slope.shape[:-1], slope.shape[-1] + 1), slope.dtype)
+        arrays = (_lay_out(array) for array in (slope, derivative, curvature))
+        _kernels().push(plan, matrix.ravel().tolist(), *arrays, pushed)
+        return pushed
+
+    def limit(self, pushed: Array, matrix: np.ndarray, *, damping: Array, most: float) -> Array | None:
+        """The step, as `Engine.limit` says; None where the kernel does not fit."""
+        shape = (*pushed.shape[:-1], pushed.shape[-1] - 1)
+        plan = _plan_volume(pushed, shape)
+        if plan is None:
+            return None
+        update = make_empty(shape, pushed.dtype)
+        _kernels().limit(plan, matrix.ravel().tolist(), float(damping), most, _lay_out(pushed), update)
+        return update
+
     def map_blocks(self, function: Callable, *arrays: Array, halo: int = 0) -> Any:
         """The function of the arrays, as `Engine.map_blocks` says, in blocks and threads."""
         return map_blocks(function, arrays, halo=halo)

@@ -10,7 +10,7 @@ import numpy as np
 
 from keramorph import backend
 from keramorph._typing import Array
-from keramorph.solver.mapping import voxel_matrix, voxel_positions, weigh
+from keramorph.solver.mapping import measure_inside, voxel_matrix, voxel_positions, weigh
 from keramorph.solver.minimise import minimise
 from keramorph.solver.pyramid import Level
 from keramorph.solver.similarity import Similarity
@@ -35,6 +35,7 @@ class AffineOptions:
     iterations: int
     similarity: Similarity
     strain_weight: float
+    turns_are_free: bool = True
 
 
 def fit_affine(
@@ -97,7 +98,9 @@ class _Problem:
         normal[:ndim, ndim] -= self.centre
         normal[:ndim] /= self.radius
         self.points = voxel_positions(np.vstack([normal, np.eye(ndim + 1)[-1:]]), grid.shape, level.fixed.values)
-        self.weight = weigh(level.fixed, level.moving, self._read_at(matrix))
+        positions = self._read_at(matrix)
+        inside = measure_inside(positions, level.moving.grid.shape)
+        self.weight = weigh(level.fixed, level.moving, positions, inside)
 
     def to_matrix(self, parameters: np.ndarray) -> np.ndarray:
         """Homogeneous matrix in millimetres that the parameters stand for."""
@@ -119,7 +122,8 @@ class _Problem:
         moved, slope = engine.sample_with_derivative(level.moving.values, self._read_at(matrix))
         result = self.options.similarity.compare(self.fixed, moved, self.weight)
         gradient = self._collect(engine.xp, result.derivative * slope[..., 0, :])
-        strain, strain_gradient = _measure_strain(matrix[:-1, :-1])
+        measure = _measure_strain if self.options.turns_are_free else _measure_change
+        strain, strain_gradient = measure(matrix[:-1, :-1])
         cost = self.options.strain_weight
         ndim = len(self.centre)
         gradient[: ndim * ndim] += cost * strain_gradient.ravel() / self.radius
@@ -157,3 +161,9 @@ def _measure_strain(linear: np.ndarray) -> tuple[float, np.ndarray]:
     strain, inverse_strain = ((m.T @ m - identity) / 2 for m in (linear, inverse))
     gradient = 2 * linear @ strain - inverse.T @ (2 * inverse @ inverse_strain) @ inverse.T
     return float(np.sum(strain**2) + np.sum(inverse_strain**2)) / 2, gradient / 2
+
+
+def _measure_change(linear: np.ndarray) -> tuple[float, np.ndarray]:
+    """Half the sum of squares of `M - I`, and its gradient: what a matrix strains and what it turns."""
+    change = linear - np.eye(len(linear))
+    return float(np.sum(change**2)) / 2, change

@@ -16,7 +16,7 @@ import numpy as np
 from keramorph import backend
 from keramorph._typing import Array
 from keramorph.ops.vectors import multiply_components, sum_products
-from keramorph.solver.mapping import displace, voxel_matrix, voxel_positions, weigh
+from keramorph.solver.mapping import locate, voxel_matrix, weigh
 from keramorph.solver.pyramid import Layer, Level, smoothing_width
 from keramorph.solver.similarity import Comparison, Similarity
 
@@ -45,7 +45,6 @@ class _Images(NamedTuple):
     fixed: Array
     known: Any
     moving: Array
-    positions: Array
     fixed_mask: Array | None
     moving_mask: Array | None
 
@@ -111,7 +110,6 @@ class _Stepper:
             fixed.values,
             self.options.similarity.prepare(fixed.values),
             moving.values,
-            voxel_positions(self.map, fixed.grid.shape, fixed.values),
             fixed.mask,
             moving.mask,
         )
@@ -121,33 +119,46 @@ class _Stepper:
         engine = backend.of(displacement)
         fixed = Layer(images.fixed, images.fixed_mask, self.level.fixed.grid)
         moving = Layer(images.moving, images.moving_mask, self.level.moving.grid)
-        positions = displace(images.positions, displacement, self.linear)
+        positions, inside = locate(self.map, displacement, moving.grid.shape)
         moved, slope = engine.sample_with_derivative(images.moving, positions)
-        result = self.options.similarity.compare(images.known, moved, weigh(fixed, moving, positions))
+        result = self.options.similarity.compare(images.known, moved, weigh(fixed, moving, positions, inside))
         update = self._propose(engine, result, slope[..., 0, :])
         displacement = engine.compose(displacement, update)
         return engine.gaussian(displacement, sigma=self.field_width), result.similarity
 
     def _propose(self, engine: Any, result: Comparison, slope: Array) -> Array:
         """Smooth update in voxels, nowhere longer than the step."""
-        xp = engine.xp
-        to_slope = (self.linear @ self.from_units).T
+        pushed = self._push(engine, slope, result)
+        pushed = engine.gaussian(pushed, sigma=self.update_width)
+        return self._limit(engine, pushed, _DAMPING * engine.xp.mean(pushed[..., -1]) + 1e-30)
+
+    def _push(self, engine: Any, slope: Array, result: Comparison) -> Array:
+        """Force, in units of the spacing, and stiffness: `(1, *spatial, ndim + 1)`."""
+        xp, to_slope = engine.xp, (self.linear @ self.from_units).T
+        found = engine.push(slope, result.derivative, result.curvature, to_slope)
+        if found is not None:
+            return found
 
         def push(slope: Array, derivative: Array, curvature: Array) -> Array:
             slopes = multiply_components(to_slope, xp.unstack(slope))
             stiffness = curvature[..., 0] * sum_products(slopes, slopes)
             return xp.stack([*(derivative[..., 0] * part for part in slopes), stiffness], axis=-1)
 
-        pushed = engine.map_blocks(push, slope, result.derivative, result.curvature)
-        pushed = engine.gaussian(pushed, sigma=self.update_width)
-        damping = _DAMPING * xp.mean(pushed[..., -1]) + 1e-30
+        return engine.map_blocks(push, slope, result.derivative, result.curvature)
+
+    def _limit(self, engine: Any, pushed: Array, damping: Array) -> Array:
+        """Update in voxels that force and stiffness make."""
+        xp, most = engine.xp, self.options.step
+        found = engine.limit(pushed, self.from_units, damping=damping, most=most)
+        if found is not None:
+            return found
 
         def limit(pushed: Array) -> Array:
             *force, stiffness = xp.unstack(pushed)
             stiffness = stiffness + damping
             update = [part / stiffness for part in force]
             length = xp.sqrt(sum_products(update, update))
-            share = self.options.step / xp.maximum(length, length * 0 + self.options.step)
+            share = most / xp.maximum(length, length * 0 + most)
             return xp.stack(multiply_components(self.from_units, [part * share for part in update]), axis=-1)
 
         return engine.map_blocks(limit, pushed)

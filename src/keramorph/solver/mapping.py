@@ -39,20 +39,34 @@ def voxel_positions(matrix: np.ndarray, shape: tuple[int, ...], like: Array) -> 
     return total
 
 
-def displace(positions: Array, displacement: Array, matrix: np.ndarray) -> Array:
-    """Positions plus matrix times displacement: where fixed voxels read in the moving image."""
+def locate(matrix: np.ndarray, displacement: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Where a homogeneous matrix between voxels takes displaced ones, and how far inside a grid of `shape` they are.
+
+    Args:
+        matrix: A, from fixed to moving voxels.
+        displacement: u, `(1, *spatial, ndim)` in fixed voxels.
+        shape: Of the moving grid.
+
+    Returns:
+        `A(x + u(x))`, `(1, *spatial, ndim)`, and what `measure_inside` tells of it.
+    """
     engine = backend.of(displacement)
+    found = engine.locate(displacement, matrix, shape=shape)
+    if found is not None:
+        return found
     xp = engine.xp
 
     def add(positions: Array, displacement: Array) -> Array:
-        moves = multiply_components(matrix, xp.unstack(displacement))
+        moves = multiply_components(matrix[:-1, :-1], xp.unstack(displacement))
         return xp.stack([p + m for p, m in zip(xp.unstack(positions), moves, strict=True)], axis=-1)
 
-    return engine.map_blocks(add, positions, displacement)
+    straight = voxel_positions(matrix, tuple(displacement.shape[1:-1]), displacement)
+    positions = engine.map_blocks(add, straight, displacement)
+    return positions, measure_inside(positions, shape)
 
 
-def weigh(fixed: Layer, moving: Layer, positions: Array) -> Array:
-    """Weight `(1, *spatial, 1)` of each fixed voxel: 1 inside the moving image, 0 where either image says nothing.
+def measure_inside(positions: Array, shape: tuple[int, ...]) -> Array:
+    """1 at positions `(1, *spatial, ndim)` inside a grid of `shape`, 0 outside; `(1, *spatial, 1)`.
 
     It fades within a voxel around the outermost voxel centres, so that the similarity changes without jumps.
     """
@@ -61,14 +75,19 @@ def weigh(fixed: Layer, moving: Layer, positions: Array) -> Array:
 
     def fade(positions: Array) -> Array:
         inside = []
-        for place, count in zip(xp.unstack(positions), moving.grid.shape, strict=True):
+        for place, count in zip(xp.unstack(positions), shape, strict=True):
             depth = (count - 1) / 2 + 1 - xp.abs(place - (count - 1) / 2)
             inside.append(xp.clip(depth, 0.0, 1.0))
         return math.prod(inside)[..., None]
 
-    weight = engine.map_blocks(fade, positions)
+    return engine.map_blocks(fade, positions)
+
+
+def weigh(fixed: Layer, moving: Layer, positions: Array, inside: Array) -> Array:
+    """Weight `(1, *spatial, 1)` of each fixed voxel: how far inside it reads, but 0 where either image says nothing."""
+    weight = inside
     if fixed.mask is not None:
         weight = weight * fixed.mask
     if moving.mask is not None:
-        weight = weight * engine.sample(moving.mask, positions)
+        weight = weight * backend.of(positions).sample(moving.mask, positions)
     return weight

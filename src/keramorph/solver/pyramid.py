@@ -39,6 +39,12 @@ class Level:
     moving: Layer
     spacing: float
 
+    def still(self) -> Array:
+        """Displacement of zero, `(1, *spatial, ndim)`, on the fixed grid."""
+        shape = self.fixed.grid.shape
+        xp = backend.of(self.fixed.values).xp
+        return xp.zeros((1, *shape, len(shape)), dtype="float32", like=self.fixed.values)
+
 
 def finest_spacing(grid: Grid) -> float:
     """Smallest spacing of a grid in millimetres, axes of one voxel left aside."""

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from keramorph import backend, ops
+from keramorph import ops
 from keramorph._typing import Array
 from keramorph.solver.affine import AffineOptions, fit_affine
 from keramorph.solver.config import Config
@@ -45,7 +45,7 @@ _CLEARLY = 1e-3
 """Loss by which a less trusted start must beat a more trusted one."""
 
 _INFORMATION_STRAIN = 1.0
-"""Similarity that a unit of squared strain costs where mutual information is all there is to go by: next to rigid."""
+"""Similarity that a unit of squared strain, or of turning, costs where mutual information is all there is to go by."""
 
 
 @dataclass
@@ -108,7 +108,7 @@ def solve(fixed: Layer, moving: Layer, config: Config, *, listener: Listener | N
         guide, level = _Information(), affine_levels[-1]
         matrix = _refine(affine_levels, start, run, guide, instead=[start, headers])
     similarity = guide.at(level)
-    displacement = _still(levels[-1])
+    displacement = levels[-1].still()
     losses = {
         "start": measure_loss(level, headers, None, similarity),
         "affine": measure_loss(level, matrix, None, similarity),
@@ -126,13 +126,6 @@ def solve(fixed: Layer, moving: Layer, config: Config, *, listener: Listener | N
 def _correlate(level: Level, window: float) -> LocalCorrelation:
     """Local correlation in windows of so many spacings of a level."""
     return LocalCorrelation(window_size(window * level.spacing, level.fixed.grid))
-
-
-def _still(level: Level) -> Array:
-    """Displacement of zero on the fixed grid of a level."""
-    shape = level.fixed.grid.shape
-    xp = backend.of(level.fixed.values).xp
-    return xp.zeros((1, *shape, len(shape)), dtype="float32", like=level.fixed.values)
 
 
 def _build_levels(fixed: Layer, moving: Layer, config: Config) -> list[Level]:
@@ -156,6 +149,7 @@ class _Guide(Protocol):
     """What the affine stage goes by."""
 
     strain_weight: float
+    turns_are_free: bool
 
     def at(self, level: Level) -> Similarity:
         """The measure at a level."""
@@ -163,6 +157,8 @@ class _Guide(Protocol):
 
 class _Correlation:
     """The local correlation: of images whose contrast is the same, or the other way round, here and there."""
+
+    turns_are_free = True
 
     def __init__(self, config: Config) -> None:
         self.window, self.strain_weight = config.window + _AFFINE_ROOM, config.strain_weight
@@ -175,6 +171,7 @@ class _Information:
     """Mutual information: of images of any contrast."""
 
     strain_weight = _INFORMATION_STRAIN
+    turns_are_free = False
 
     def at(self, level: Level) -> Similarity:
         return MutualInformation()
@@ -216,7 +213,7 @@ def _refine(
 def _fit(
     level: Level, matrix: np.ndarray, run: _Run, guide: _Guide, stage: Stage, number: int, count: int
 ) -> tuple[np.ndarray, list[float]]:
-    options = AffineOptions(run.config.affine_iterations, guide.at(level), guide.strain_weight)
+    options = AffineOptions(run.config.affine_iterations, guide.at(level), guide.strain_weight, guide.turns_are_free)
     return fit_affine(level, matrix, options, notify=run.notifier(stage, number, count, options.iterations))
 
 
@@ -237,7 +234,7 @@ def _deform(levels: list[Level], matrix: np.ndarray, run: _Run) -> Array:
     for number, level in enumerate(levels, start=1):
         began = time.perf_counter()
         if displacement is None:
-            displacement = _still(level)
+            displacement = level.still()
         else:
             displacement = ops.resize_displacement(displacement, shape=level.fixed.grid.shape)
         options = _set_deformation(level, levels[-1].spacing, run.config)

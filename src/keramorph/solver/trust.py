@@ -6,7 +6,7 @@ import numpy as np
 
 from keramorph import backend
 from keramorph._typing import Array
-from keramorph.solver.mapping import displace, voxel_matrix, voxel_positions, weigh
+from keramorph.solver.mapping import locate, voxel_matrix, weigh
 from keramorph.solver.pyramid import Level
 from keramorph.solver.result import Outcome, Solution
 from keramorph.solver.similarity import Similarity
@@ -32,18 +32,15 @@ def measure_loss(level: Level, matrix: np.ndarray, displacement: Array | None, s
         displacement: `(1, *spatial, ndim)` in voxels of the level's fixed grid, or None.
         similarity: What they are compared by.
     """
-    grid = level.fixed.grid
-    positions = _positions(level, matrix)
-    if displacement is not None:
-        positions = displace(positions, displacement, voxel_matrix(matrix, grid, level.moving.grid)[:-1, :-1])
+    positions, inside = _locate(level, matrix, displacement)
     moved = backend.of(positions).sample(level.moving.values, positions)
-    known = similarity.prepare(level.fixed.values)
-    return max(0.0, 1 - float(similarity.measure(known, moved, weigh(level.fixed, level.moving, positions))))
+    weight = weigh(level.fixed, level.moving, positions, inside)
+    return max(0.0, 1 - float(similarity.measure(similarity.prepare(level.fixed.values), moved, weight)))
 
 
 def measure_overlap(level: Level, matrix: np.ndarray) -> float:
     """Return the share of the fixed image that lies inside the moving image."""
-    weight = weigh(level.fixed, level.moving, _positions(level, matrix))
+    weight = weigh(level.fixed, level.moving, *_locate(level, matrix, None))
     return float(backend.of(weight).xp.mean(weight))
 
 
@@ -71,10 +68,11 @@ def measure_contrast(level: Level, matrix: np.ndarray, similarity: Similarity) -
     return (found - max(others)) / max(1 - max(others), 1e-6)
 
 
-def _positions(level: Level, matrix: np.ndarray) -> Array:
-    """Voxels of the moving grid at which the fixed voxels read."""
-    grid = level.fixed.grid
-    return voxel_positions(voxel_matrix(matrix, grid, level.moving.grid), grid.shape, level.fixed.values)
+def _locate(level: Level, matrix: np.ndarray, displacement: Array | None) -> tuple[Array, Array]:
+    """Voxels of the moving grid at which the fixed voxels read, and how far inside it they are."""
+    between = voxel_matrix(matrix, level.fixed.grid, level.moving.grid)
+    still = level.still() if displacement is None else displacement
+    return locate(between, still, level.moving.grid.shape)
 
 
 def judge(solution: Solution, *, folds: float) -> Outcome:
@@ -91,8 +89,8 @@ def judge(solution: Solution, *, folds: float) -> Outcome:
     if solution.contrast < LEAST_CONTRAST:
         return Outcome(
             "untrusted",
-            "No alignment was found at which the images are clearly more alike than by chance. They were aligned "
-            "affinely by mutual information, and not deformed.",
+            "No alignment was found at which the images are clearly more alike than by chance. They were moved as far "
+            "as mutual information leads, and not deformed.",
         )
     if folds > _MOST_FOLDS:
         return Outcome("untrusted", f"The transform folds at {folds:.2f} % of the voxels.")
