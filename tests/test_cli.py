@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import SimpleITK as sitk
 
 from keramorph import registration
 from keramorph.cli import app, command, main
+from keramorph.cli.register import Preset
+from keramorph.errors import OptionError
 from keramorph.io import from_simpleitk
-from keramorph.solver import Outcome, Progress
+from keramorph.solver import Config, Outcome, Progress, config
 
 HEAVY = ("numpy", "scipy", "matplotlib", "SimpleITK", "keras", "tensorflow", "torch", "jax")
 
@@ -331,3 +334,17 @@ def test_register_loads_no_framework_and_no_pyplot(pictures, tmp_path):
     assert not {"keras", "tensorflow", "torch", "jax", "matplotlib.pyplot"} & set(
         loaded.removeprefix("loaded:").split(",")
     )
+
+
+@pytest.mark.parametrize("preset", Preset)
+def test_presets_reach_the_solver(preset, pictures, shell, tmp_path):
+    code, _, _ = shell("register", *pictures, "-o", tmp_path / "out", "--quiet", "--preset", preset.value)
+    assert code == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["config"] == dataclasses.asdict(Config.preset(preset.value))
+
+
+def test_the_command_line_offers_the_presets_that_there_are():
+    assert [preset.value for preset in Preset] == list(get_args(config.Preset))
+    with pytest.raises(OptionError, match=r"fast, default, accurate\. Received: preset='quick'"):
+        Config.preset("quick")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +15,20 @@ from keramorph.cli.output import check_free, check_inputs_apart, stage
 from keramorph.cli.progress import show_registration
 
 
+class Preset(Enum):
+    """The presets by their names, as the command line offers them."""
+
+    fast = "fast"
+    default = "default"
+    accurate = "accurate"
+
+
 @guard
 def register(
     fixed: Annotated[Path, typer.Argument(metavar="FIXED", help="Image that stays: a file, or a DICOM folder.")],
     moving: Annotated[Path, typer.Argument(metavar="MOVING", help="Image that is laid onto it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    preset: Annotated[Preset, typer.Option(help="What counts more, time or accuracy.")] = Preset.default,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = 0,
     threads: Annotated[int | None, typer.Option(help="Threads to use; all cores by default.", min=1)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show neither progress nor summary.")] = False,
@@ -36,7 +46,7 @@ def register(
         from keramorph.solver import Config
 
         backend.set_threads(threads)
-        config = Config(seed=seed)
+        config = dataclasses.replace(Config.preset(preset.value), seed=seed)
         start = time.perf_counter()
         with show_registration(quiet=quiet) as progress:
             result = registration.register(fixed, moving, config=config, progress=progress)

@@ -41,6 +41,11 @@ _WORTHWHILE = 10
 _WIDEST = 0.25
 """Share of the longest edge of the fixed image that a window spans at most, where narrower ones will do."""
 
+_DOUBT = 3.0
+_MOST_DOUBT = 4.0
+"""Smoothing of a level, in that of the parameters, where the one before left as much unexplained as it explained; and
+the most that it can be."""
+
 _CLEARLY = 1e-3
 """Loss by which a less trusted start must beat a more trusted one."""
 
@@ -230,21 +235,28 @@ def _choose_start(level: Level, count: int, run: _Run, guide: _Guide) -> tuple[n
 
 def _deform(levels: list[Level], matrix: np.ndarray, run: _Run) -> Array:
     """Displacement on the finest level's grid, in its voxels."""
-    displacement: Array | None = None
+    displacement, doubt = levels[0].still(), 1.0
     for number, level in enumerate(levels, start=1):
         began = time.perf_counter()
-        if displacement is None:
-            displacement = level.still()
-        else:
+        if number > 1:
             displacement = ops.resize_displacement(displacement, shape=level.fixed.grid.shape)
-        options = _set_deformation(level, levels[-1].spacing, run.config)
+        options = _set_deformation(level, levels[-1].spacing, doubt, run.config)
         notify = run.notifier("deformable", number, len(levels), options.iterations)
         displacement, losses = deform(level, matrix, displacement, options, notify=notify)
         run.record("deformable", level, losses, began)
+        doubt = _doubt(losses[-1])
     return displacement
 
 
-def _set_deformation(level: Level, finest: float, config: Config) -> GreedyOptions:
+def _doubt(loss: float) -> float:
+    """How much more the next level is smoothed, after the loss that one ended with.
+
+    What the one level could not explain, stain or noise, the next one must not explain by bending.
+    """
+    return min(max(1.0, _DOUBT * loss / max(1 - loss, 1e-6)), _MOST_DOUBT)
+
+
+def _set_deformation(level: Level, finest: float, doubt: float, config: Config) -> GreedyOptions:
     """What the deformable stage may do at a level of a pyramid whose finest spacing is given."""
     grid = level.fixed.grid
     least = min(config.least_window * finest, _WIDEST * max(np.asarray(grid.shape) * grid.spacing))
@@ -254,7 +266,7 @@ def _set_deformation(level: Level, finest: float, config: Config) -> GreedyOptio
         min(config.iterations, affordable),
         _correlate(level, window),
         config.update_smoothing,
-        config.field_smoothing,
+        config.field_smoothing * doubt,
         config.step,
         config.tolerance,
     )
