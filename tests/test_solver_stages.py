@@ -137,13 +137,12 @@ def test_positions_are_those_of_the_physical_grids():
     np.testing.assert_allclose(positions[(0, *index)], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(6, 7), (5, 4, 9), (1, 8, 3), (70, 40, 30)], ids=str)
-def test_displaced_voxels_are_found_where_homogeneous_coordinates_put_them(shape, dtype, make_array):
+def test_displaced_voxels_are_found_where_homogeneous_coordinates_put_them(shape, make_array):
     rng, ndim = np.random.default_rng(4), len(shape)
     matrix = np.eye(ndim + 1)
     matrix[:ndim] += rng.uniform(-0.3, 0.3, (ndim, ndim + 1))
-    field = rng.uniform(-3, 3, (1, *shape, ndim)).astype(dtype)
+    field = rng.uniform(-3, 3, (1, *shape, ndim)).astype(np.float32)
     other = tuple(rng.integers(1, 9, ndim).tolist())
     points = np.moveaxis(np.indices(shape), 0, -1)[None] + field
     expected = np.concatenate([points, np.ones((1, *shape, 1))], axis=-1) @ matrix[:ndim].T
