@@ -8,6 +8,7 @@ import pytest
 
 from keramorph.errors import FileError, InputError, OptionError, ShapeError
 from keramorph.registration import Config, register
+from keramorph.solver import search, trust
 from keramorph.space import Grid, Image
 from phantom import Phantom, affine_map, centred_grid, error_inside, wave
 
@@ -175,6 +176,29 @@ def test_the_result_is_never_worse_than_the_start(seed):
     assert metrics["loss_deformable"] <= metrics["loss_affine"]
     assert metrics["loss_affine"] <= metrics["loss_start"] + 1e-6
     assert metrics["folds_percent"] == 0
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_mutual_information_moves_what_the_correlation_cannot(ndim, monkeypatch):
+    # As between a CT and an MRI: no likeness by the correlation is ever enough.
+    monkeypatch.setattr(search, "LEAST_CONTRAST", 2.0)
+    monkeypatch.setattr(trust, "LEAST_CONTRAST", 2.0)
+    phantom, fixed_grid, moving_grid = unequal_pair(ndim)
+    matrix = affine_map(ndim, degrees=2)
+    matrix[:-1, :-1] = 0.3 * matrix[:-1, :-1] + 0.7 * np.eye(ndim)
+    matrix[:-1, -1] += 3
+    true = apply_matrix(matrix)
+    fixed, moving = phantom.picture(fixed_grid, through=true), phantom.picture(moving_grid)
+    shown = np.abs(moving.array - np.median(moving.array)) ** 0.7  # neither rises nor falls with the fixed one
+    result = register(fixed, Image(shown, moving_grid))
+    before, after = (
+        error_inside(phantom, fixed_grid, points, true).mean() for points in (lambda p: p, result.apply_points)
+    )
+    assert after < before / 3
+    assert result.outcome.status == "untrusted"
+    assert "mutual information" in result.outcome.reason
+    assert result.metrics["displacement_max_mm"] == 0
+    assert result.metrics["loss_deformable"] == result.metrics["loss_affine"] < result.metrics["loss_start"]
 
 
 def test_missing_values_and_padding_do_no_harm():

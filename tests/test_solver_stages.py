@@ -11,12 +11,13 @@ from scipy.spatial.transform import Rotation
 
 from keramorph import backend, ops
 from keramorph.errors import InputError
-from keramorph.solver.affine import AffineOptions, _measure_strain, _Problem
+from keramorph.solver.affine import AffineOptions, _measure_change, _measure_strain, _Problem
 from keramorph.solver.greedy import GreedyOptions, _Stepper
 from keramorph.solver.intensity import scale_intensity
 from keramorph.solver.mapping import locate, voxel_matrix, voxel_positions
 from keramorph.solver.minimise import minimise
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, list_spacings, smoothing_width, window_size
+from keramorph.solver.search import _doubt
 from keramorph.solver.similarity import Comparison, LocalCorrelation
 from keramorph.solver.start import list_starts
 from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast
@@ -44,19 +45,30 @@ def test_minimise_ends_where_scipy_does():
     assert all(after <= before for before, after in itertools.pairwise(values))
 
 
-def test_strain_is_blind_to_rotations_and_its_gradient_is_that_of_finite_differences():
+def test_strain_is_blind_to_rotations_and_to_the_way_there_or_back():
     rng = np.random.default_rng(0)
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     assert _measure_strain(turn)[0] == pytest.approx(0, abs=1e-12)
     matrix = np.eye(3) + 0.2 * rng.normal(size=(3, 3))
     assert _measure_strain(turn @ matrix)[0] == pytest.approx(_measure_strain(matrix)[0])
     assert _measure_strain(np.linalg.inv(matrix))[0] == pytest.approx(_measure_strain(matrix)[0])
-    _, gradient = _measure_strain(matrix)
+
+
+@pytest.mark.parametrize("measure", [_measure_strain, _measure_change], ids=["turns free", "turns cost"])
+def test_what_a_matrix_costs_changes_as_finite_differences_say(measure):
+    matrix = np.eye(3) + 0.2 * np.random.default_rng(0).normal(size=(3, 3))
+    _, gradient = measure(matrix)
     for place in np.ndindex(3, 3):
         change = np.zeros((3, 3))
         change[place] = 1e-6
-        slope = (_measure_strain(matrix + change)[0] - _measure_strain(matrix - change)[0]) / 2e-6
+        slope = (measure(matrix + change)[0] - measure(matrix - change)[0]) / 2e-6
         assert gradient[place] == pytest.approx(slope, abs=1e-7)
+    assert measure(np.eye(3))[0] == 0
+
+
+@pytest.mark.parametrize(("loss", "expected"), [(0, 1), (0.25, 1), (0.4, 2), (0.5, 3), (0.7, 4), (1, 4)])
+def test_the_less_is_explained_the_more_is_smoothed(loss, expected):
+    assert _doubt(loss) == pytest.approx(expected)
 
 
 def test_gradient_to_the_affine_parameters_is_that_of_finite_differences():
