@@ -142,8 +142,8 @@ def test_the_inverse_is_found_wherever_a_field_nearly_folds():
 
 
 def test_few_points_of_a_field_in_turmoil_are_left_without_an_inverse():
-    # Linear between voxels, it folds here and there though no voxel's own determinant tells; steps that may lead further
-    # away, or never grow shorter, leave twenty times as many points behind.
+    # Linear between voxels, it folds here and there though no voxel's own determinant tells. Steps that never grow
+    # shorter leave twenty times as many points behind.
     noise = scipy.ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((1, 160, 160, 2)), (0, 5, 5, 0))
     grid = Grid((160, 160), np.eye(3))
     field = unfold((noise * (5 / noise.std())).astype(np.float32), grid, np.eye(3))[0]
