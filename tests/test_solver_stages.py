@@ -14,7 +14,7 @@ from keramorph.errors import InputError
 from keramorph.solver.affine import AffineOptions, _measure_change, _measure_strain, _Problem
 from keramorph.solver.greedy import GreedyOptions, _Stepper
 from keramorph.solver.intensity import scale_intensity
-from keramorph.solver.mapping import locate, voxel_matrix, voxel_positions
+from keramorph.solver.mapping import locate, measure_inside, voxel_matrix, voxel_positions, weigh
 from keramorph.solver.minimise import minimise
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, list_spacings, smoothing_width, window_size
 from keramorph.solver.search import _doubt
@@ -147,6 +147,12 @@ def test_positions_are_those_of_the_physical_grids():
     index = np.array([4, 2, 5])
     expected = moving.to_index(matrix[:3, :3] @ fixed.to_physical(index) + matrix[:3, 3])
     np.testing.assert_allclose(positions[(0, *index)], expected, atol=1e-4)
+
+
+def test_voxels_outside_the_moving_image_carry_no_weight():
+    positions = np.array([[[[0.0, 0], [-0.5, 3], [-1, 3], [19, 23], [19.5, 23.5], [np.float32(1e6), 0]]]], np.float32)
+    weight = weigh(None, None, positions, measure_inside(positions, (20, 24)))
+    np.testing.assert_allclose(weight[0, 0, :, 0], [1, 0.5, 0, 1, 0.25, 0])
 
 
 @pytest.mark.parametrize("shape", [(6, 7), (5, 4, 9), (1, 8, 3), (70, 40, 30)], ids=str)

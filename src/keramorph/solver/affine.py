@@ -100,7 +100,7 @@ class _Problem:
         self.points = voxel_positions(np.vstack([normal, np.eye(ndim + 1)[-1:]]), grid.shape, level.fixed.values)
         positions = self._read_at(matrix)
         inside = measure_inside(positions, level.moving.grid.shape)
-        self.weight = weigh(level.fixed, level.moving, positions, inside)
+        self.weight = weigh(level.fixed.mask, level.moving.mask, positions, inside)
 
     def to_matrix(self, parameters: np.ndarray) -> np.ndarray:
         """Homogeneous matrix in millimetres that the parameters stand for."""

@@ -17,7 +17,7 @@ from keramorph import backend
 from keramorph._typing import Array
 from keramorph.ops.vectors import multiply_components, sum_products
 from keramorph.solver.mapping import locate, voxel_matrix, weigh
-from keramorph.solver.pyramid import Layer, Level, smoothing_width
+from keramorph.solver.pyramid import Level, smoothing_width
 from keramorph.solver.similarity import Comparison, Similarity
 
 _PATIENCE = 10
@@ -42,7 +42,6 @@ class GreedyOptions:
 class _Images(NamedTuple):
     """What an iteration reads and never changes."""
 
-    fixed: Array
     known: Any
     moving: Array
     fixed_mask: Array | None
@@ -107,7 +106,6 @@ class _Stepper:
         """What every iteration reads."""
         fixed, moving = self.level.fixed, self.level.moving
         return _Images(
-            fixed.values,
             self.options.similarity.prepare(fixed.values),
             moving.values,
             fixed.mask,
@@ -117,11 +115,10 @@ class _Stepper:
     def advance(self, displacement: Array, images: _Images) -> tuple[Array, Array]:
         """The next displacement, and the similarity before it."""
         engine = backend.of(displacement)
-        fixed = Layer(images.fixed, images.fixed_mask, self.level.fixed.grid)
-        moving = Layer(images.moving, images.moving_mask, self.level.moving.grid)
-        positions, inside = locate(self.map, displacement, moving.grid.shape)
+        positions, inside = locate(self.map, displacement, self.level.moving.grid.shape)
         moved, slope = engine.sample_with_derivative(images.moving, positions)
-        result = self.options.similarity.compare(images.known, moved, weigh(fixed, moving, positions, inside))
+        weight = weigh(images.fixed_mask, images.moving_mask, positions, inside)
+        result = self.options.similarity.compare(images.known, moved, weight)
         update = self._propose(engine, result, slope[..., 0, :])
         displacement = engine.compose(displacement, update)
         return engine.gaussian(displacement, sigma=self.field_width), result.similarity

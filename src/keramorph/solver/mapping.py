@@ -9,7 +9,6 @@ import numpy as np
 from keramorph import backend
 from keramorph._typing import Array
 from keramorph.ops.vectors import multiply_components
-from keramorph.solver.pyramid import Layer
 from keramorph.space import Grid
 
 
@@ -83,11 +82,11 @@ def measure_inside(positions: Array, shape: tuple[int, ...]) -> Array:
     return engine.map_blocks(fade, positions)
 
 
-def weigh(fixed: Layer, moving: Layer, positions: Array, inside: Array) -> Array:
+def weigh(fixed_mask: Array | None, moving_mask: Array | None, positions: Array, inside: Array) -> Array:
     """Weight `(1, *spatial, 1)` of each fixed voxel: how far inside it reads, but 0 where either image says nothing."""
     weight = inside
-    if fixed.mask is not None:
-        weight = weight * fixed.mask
-    if moving.mask is not None:
-        weight = weight * backend.of(positions).sample(moving.mask, positions)
+    if fixed_mask is not None:
+        weight = weight * fixed_mask
+    if moving_mask is not None:
+        weight = weight * backend.of(positions).sample(moving_mask, positions)
     return weight

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -103,14 +103,14 @@ def solve(fixed: Layer, moving: Layer, config: Config, *, listener: Listener | N
     headers = np.eye(fixed.grid.ndim + 1)
     levels = _build_levels(fixed, moving, config)
     affine_levels = _pick_affine_levels(levels, config)
-    guide: _Guide = _Correlation(config)
+    guide = _guide_by_correlation(config)
     matrix, level = _align(affine_levels, run, guide), levels[-1]
     contrast = measure_contrast(affine_levels[0], matrix, _correlate(affine_levels[0], config.window))
     if contrast < LEAST_CONTRAST:
         # What was found is no better than chance. Mutual information sees likeness where the correlation sees none, but
         # not enough of it to search far, nor to deform by.
         start = _keep_start(affine_levels[-1], config)
-        guide, level = _Information(), affine_levels[-1]
+        guide, level = _guide_by_information(), affine_levels[-1]
         matrix = _refine(affine_levels, start, run, guide, instead=[start, headers])
     similarity = guide.at(level)
     displacement = levels[-1].still()
@@ -150,36 +150,24 @@ def _pick_affine_levels(levels: list[Level], config: Config) -> list[Level]:
     return picked[first : first + config.affine_levels] or [levels[first]]
 
 
-class _Guide(Protocol):
-    """What the affine stage goes by."""
+@dataclass(frozen=True)
+class _Guide:
+    """What the affine stage goes by: the measure at a level, and what the transform itself costs."""
 
+    at: Callable[[Level], Similarity]
     strain_weight: float
     turns_are_free: bool
 
-    def at(self, level: Level) -> Similarity:
-        """The measure at a level."""
+
+def _guide_by_correlation(config: Config) -> _Guide:
+    """The local correlation: for images whose contrast is the same, or the other way round, here and there."""
+    window = config.window + _AFFINE_ROOM
+    return _Guide(lambda level: _correlate(level, window), config.strain_weight, turns_are_free=True)
 
 
-class _Correlation:
-    """The local correlation: of images whose contrast is the same, or the other way round, here and there."""
-
-    turns_are_free = True
-
-    def __init__(self, config: Config) -> None:
-        self.window, self.strain_weight = config.window + _AFFINE_ROOM, config.strain_weight
-
-    def at(self, level: Level) -> Similarity:
-        return _correlate(level, self.window)
-
-
-class _Information:
-    """Mutual information: of images of any contrast."""
-
-    strain_weight = _INFORMATION_STRAIN
-    turns_are_free = False
-
-    def at(self, level: Level) -> Similarity:
-        return MutualInformation()
+def _guide_by_information() -> _Guide:
+    """Mutual information: for images of any contrast."""
+    return _Guide(lambda _: MutualInformation(), _INFORMATION_STRAIN, turns_are_free=False)
 
 
 def _align(levels: list[Level], run: _Run, guide: _Guide) -> np.ndarray:

@@ -34,13 +34,13 @@ def measure_loss(level: Level, matrix: np.ndarray, displacement: Array | None, s
     """
     positions, inside = _locate(level, matrix, displacement)
     moved = backend.of(positions).sample(level.moving.values, positions)
-    weight = weigh(level.fixed, level.moving, positions, inside)
+    weight = weigh(level.fixed.mask, level.moving.mask, positions, inside)
     return max(0.0, 1 - float(similarity.measure(similarity.prepare(level.fixed.values), moved, weight)))
 
 
 def measure_overlap(level: Level, matrix: np.ndarray) -> float:
     """Return the share of the fixed image that lies inside the moving image."""
-    weight = weigh(level.fixed, level.moving, *_locate(level, matrix, None))
+    weight = weigh(level.fixed.mask, level.moving.mask, *_locate(level, matrix, None))
     return float(backend.of(weight).xp.mean(weight))
 
 

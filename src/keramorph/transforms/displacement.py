@@ -136,7 +136,7 @@ def _index_components(matrix: np.ndarray, shape: tuple[int, ...], rows: slice) -
 
 def _solve(field: np.ndarray, index: np.ndarray, matrix: np.ndarray, iterations: int) -> tuple[np.ndarray, np.ndarray]:
     """Solution v of v = -field(index + v) in voxels, `(ndim, n)`, and the length of what is left in mm, `(n,)`."""
-    solution = -_read(field, index)[0]
+    solution = -np.ascontiguousarray(_sample(field, np.stack(list(index), axis=-1)).T)
     values, slopes = _read(field, index + solution)
     miss = solution + values
     error = _lengths(miss, matrix)

@@ -45,12 +45,12 @@ class MutualInformation:
 
     def prepare(self, fixed: Array) -> Array:
         """Window of each fixed voxel, `(voxels, bins)`."""
-        return self._spread(fixed)[0]
+        return _window(self._measure_offsets(fixed))
 
     def measure(self, prepared: Array, moved: Array, weight: Array) -> Array:
         """The similarity, a scalar of the engine."""
         xp = backend.of(moved).xp
-        return self._weigh_up(self._count(xp, prepared, self._spread(moved)[0], weight))
+        return self._weigh_up(self._count(xp, prepared, _window(self._measure_offsets(moved)), weight))
 
     def compare(self, prepared: Array, moved: Array, weight: Array) -> Comparison:
         """The similarity, and how it changes with the moved image.
@@ -59,8 +59,8 @@ class MutualInformation:
         their fixed ones lead to expect.
         """
         xp = backend.of(moved).xp
-        windows, slopes = self._spread(moved)
-        found = self._count(xp, prepared, windows, weight)
+        offsets = self._measure_offsets(moved)
+        found = self._count(xp, prepared, _window(offsets), weight)
         joint, entropy, information = found.joint, found.entropy, found.information
         of_fixed, of_moved = xp.sum(joint, axis=1, keepdims=True), xp.sum(joint, axis=0, keepdims=True)
         # Derivatives of I and of H_f + H_m to each probability; their sums to 1 keep what is constant out.
@@ -69,6 +69,7 @@ class MutualInformation:
         change = (2 * found.share) * (gain * entropy - information * cost) / (entropy * entropy)
         change = (change - xp.sum(change * joint)) / found.total
         shape = xp.shape(moved)
+        slopes = _slope(offsets) * (self.bins - 3)
         derivative = xp.reshape(xp.sum(xp.matmul(prepared, change) * slopes, axis=-1), shape) * weight
         scatter = self._scatter(xp, joint, of_fixed)
         curvature = weight * (2 * found.share / (entropy * scatter * found.total))
@@ -92,16 +93,32 @@ class MutualInformation:
         mean = xp.sum(joint * values, axis=1, keepdims=True) / of_fixed
         return xp.sum(joint * (values - mean) * (values - mean))
 
-    def _spread(self, image: Array) -> tuple[Array, Array]:
-        """Windows `(voxels, bins)` of intensities in [0, 1], and their derivative to the intensity."""
+    def _measure_offsets(self, image: Array) -> Array:
+        """How many bins each intensity in [0, 1] lies above each bin, `(voxels, bins)`."""
         xp = backend.of(image).xp
-        scale = self.bins - 3
-        place = 1 + scale * xp.clip(xp.reshape(image, (-1, 1)), 0.0, 1.0)
-        offset = place - xp.arange(self.bins, dtype=xp.dtype(image), like=image)[None]
-        distance = xp.abs(offset)
-        far, near = xp.maximum(2 - distance, distance * 0), xp.maximum(1 - distance, distance * 0)
-        sign = xp.where(offset < 0, offset * 0 - 1, offset * 0 + 1)
-        return (far**3 - 4 * near**3) / 6, sign * (4 * near**2 - far**2) * (scale / 2)
+        place = 1 + (self.bins - 3) * xp.clip(xp.reshape(image, (-1, 1)), 0.0, 1.0)
+        return place - xp.arange(self.bins, dtype=xp.dtype(image), like=image)[None]
+
+
+def _window(offsets: Array) -> Array:
+    """Cubic B-spline of the offsets."""
+    far, near = _measure_room(offsets)
+    return (far**3 - 4 * near**3) / 6
+
+
+def _slope(offsets: Array) -> Array:
+    """Derivative of `_window`."""
+    xp = backend.of(offsets).xp
+    far, near = _measure_room(offsets)
+    sign = xp.where(offsets < 0, offsets * 0 - 1, offsets * 0 + 1)
+    return sign * (4 * near**2 - far**2) / 2
+
+
+def _measure_room(offsets: Array) -> tuple[Array, Array]:
+    """How far the offsets are from the outer and the inner end of a window, 0 outside."""
+    xp = backend.of(offsets).xp
+    distance = xp.abs(offsets)
+    return xp.maximum(2 - distance, distance * 0), xp.maximum(1 - distance, distance * 0)
 
 
 def _entropy(xp: Any, probability: Array) -> Array:
