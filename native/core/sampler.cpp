@@ -139,8 +139,7 @@ KERAMORPH_INLINE void write_channels(const Output& to, const R* coordinates, std
 }
 
 // Three channels inside the image, a group of positions at a time. A group reads and writes a little too much: what is
-// the next position's, so that the last group of a row must be left out. Gradients are not worth it: they wait for
-// memory.
+// the next positions', so that those must be there, in the same row. Gradients are not worth it: they wait for memory.
 template <class T, class R, int D, int order>
 KERAMORPH_INLINE void do_groups(const Sampler<T, R, D, order>& sampler, const Output& to, const R* coordinates,
                                 const Position<R, D>& position, std::int64_t batch, const std::int32_t* offset,
@@ -172,9 +171,11 @@ inline void do_channels(const Sampler<T, R, D, order>& sampler, bool smooth, con
     if (!inside) find_taps<R, D, order>(position, sampler.lattice(), taps);
     int done = 0;
     if constexpr (purpose == Purpose::values && order == 1 && std::is_same_v<T, R> && (group<R> > 1)) {
-      const bool last = first + count == row.first + row.count;
+      // A group's store reaches this many positions too far; those must be the row's own, still to be written.
+      constexpr std::int64_t beyond = (group<R> + 2) / 3;
       if (channels == 3 && inside) {
-        done = (count - last) / group<R> * group<R>;
+        const std::int64_t safe = row.first + row.count - first - beyond;
+        done = safe < group<R> ? 0 : static_cast<int>(safe < count ? safe : count) / group<R> * group<R>;
         do_groups(sampler, to, coordinates, position, row.batch, offset, first, done);
       }
     }
