@@ -127,7 +127,9 @@ def test_composition_writes_no_further_than_its_rows(kernels, length):
     own = np.moveaxis(np.indices(shape), 0, -1)
     inner = 0.5 * (np.asarray(shape) / 2 - 0.6 - own)[None].astype("float32")
     for _ in range(100):
-        assert_close(call(kernels, "compose", outer, inner), inner + oracle(outer, inner + own, 1, "nearest"), "float32")
+        assert_close(
+            call(kernels, "compose", outer, inner), inner + oracle(outer, inner + own, 1, "nearest"), "float32"
+        )
 
 
 @needs_extension

@@ -8,7 +8,7 @@ from scipy import ndimage
 from scipy.interpolate import BSpline
 from scipy.stats import entropy
 
-from keramorph.solver.similarity import LocalCorrelation, MutualInformation
+from keramorph.solver.similarity import LocalCorrelation, MutualInformation, SelfSimilarity
 from keramorph.solver.similarity.local_correlation import NOISE
 
 
@@ -109,7 +109,9 @@ def test_equal_images_gain_by_no_change():
 
 
 @pytest.mark.parametrize(
-    "measure", [LocalCorrelation((5, 5)), MutualInformation(8)], ids=["correlation", "information"]
+    "measure",
+    [LocalCorrelation((5, 5)), MutualInformation(8), SelfSimilarity()],
+    ids=["correlation", "information", "self-similarity"],
 )
 def test_a_smaller_overlap_never_pays(measure):
     fixed, _, weight = draw((16, 16), 5)

@@ -38,8 +38,8 @@ class RegistrationResult:
         inverse: From moving to fixed points.
         outcome: Whether the result can be trusted, and what speaks against it.
         metrics: Numbers by name. `loss_start`, `loss_affine` and `loss_deformable` are 1 minus the similarity: the mean
-            squared local correlation at the finest level, or, where that found nothing, the mutual information at a
-            coarse one; `overlap` is the share of the fixed image inside the moving one and `contrast` how much more
+            squared local correlation at the finest level, or, where that found nothing, the likeness of
+            self-similarities; `overlap` is the share of the fixed image inside the moving one and `contrast` how much more
             alike they are than when shifted apart; `folds_percent`, `jacobian_min` and `jacobian_max` describe the
             local change of volume; `displacement_mean_mm` and `displacement_max_mm` the deformable part, and
             `spacing_mm` its finest spacing; `inverse_residual_mean_mm` and `inverse_residual_max_mm` the error of the
@@ -123,7 +123,8 @@ def register(
     the squared local correlation of their intensities, the mean of the channels where there are several. First the
     best of several starts (headers, centres, centres of mass, principal axes), then an affine transform, then a
     diffeomorphic deformation, each from coarse to fine. Images that are alike by this measure nowhere, a CT and an MRI
-    for one, are moved by a small affine transform after their mutual information, and the outcome is `untrusted`.
+    for one, are moved by a small affine transform after their mutual information and deformed by a search of their
+    self-similarities; the outcome is `untrusted`.
 
     Args:
         fixed: The image whose grid the result lives on: a path, a SimpleITK or nibabel image, a `keramorph.Image`, or a
@@ -151,7 +152,8 @@ def register(
 
     References:
         Yushkevich et al., Fast automatic segmentation of hippocampal subfields and medial temporal lobe subregions in
-        3 Tesla and 7 Tesla T2-weighted MRI, 2016, doi:10.1016/j.jalz.2016.06.1205.
+        3 Tesla and 7 Tesla T2-weighted MRI, 2016, doi:10.1016/j.jalz.2016.06.1205; Heinrich et al., Non-parametric
+        discrete registration with convex optimisation, 2014, doi:10.1007/978-3-319-08554-8_6.
     """
     began = time.perf_counter()
     config = Config() if config is None else config

@@ -16,7 +16,7 @@ _INTEGERS = {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint
 _SAME = (
     "reshape", "transpose", "concatenate", "stack", "broadcast_to", "floor", "clip", "where", "abs", "sqrt",
     "exp", "log", "sin", "cos", "tanh", "arctan2", "maximum", "minimum", "sum", "mean", "max", "min", "cumsum",
-    "take", "matmul", "einsum", "pad", "round",
+    "take", "argmin", "matmul", "einsum", "pad", "round",
 )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class _Namespace(Namespace):
         self.concatenate, self.log, self.arctan2 = tf.concat, tf.math.log, tf.math.atan2
         self.inv, self.clip, self.pad = tf.linalg.inv, tf.clip_by_value, tf.pad
         self.sum, self.mean, self.cumsum = tf.reduce_sum, tf.reduce_mean, tf.cumsum
-        self.max, self.min = tf.reduce_max, tf.reduce_min
+        self.max, self.min, self.argmin = tf.reduce_max, tf.reduce_min, tf.argmin
 
     def asarray(self, x: Any, *, dtype: str | None = None, like: Array | None = None) -> Array:
         x = tf.convert_to_tensor(x)

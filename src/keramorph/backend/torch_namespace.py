@@ -75,6 +75,9 @@ class _Namespace(Namespace):
     def min(self, x: Array, axis: Any = None, keepdims: bool = False) -> Array:
         return torch.amin(x, dim=() if axis is None else axis, keepdim=keepdims)
 
+    def argmin(self, x: Array, axis: int) -> Array:
+        return torch.argmin(x, dim=axis)
+
     def cumsum(self, x: Array, axis: int) -> Array:
         return torch.cumsum(x, dim=axis)
 

@@ -9,7 +9,7 @@ from keramorph._typing import Array
 from keramorph.backend import Comparison
 from keramorph.errors import OptionError
 from keramorph.losses.images import average_per_sample, prepare_pair, standardize
-from keramorph.losses.windows import average_box
+from keramorph.ops.windows import average_box
 
 ops = keras.ops
 

@@ -1,6 +1,5 @@
 """Modality independent neighbourhood descriptor, self-similarity context."""
 
-from itertools import combinations
 from typing import Any
 
 from keramorph import backend
@@ -8,16 +7,10 @@ from keramorph._keras import keras
 from keramorph._typing import Array
 from keramorph.backend import Comparison
 from keramorph.errors import OptionError, ShapeError
-from keramorph.losses.images import average, average_per_sample, prepare_pair, spatial_axes, standardize
-from keramorph.losses.windows import average_box
+from keramorph.losses.images import average_per_sample, prepare_pair, standardize
+from keramorph.ops.self_similarity import describe_self_similarity
 
 ops = keras.ops
-
-_VARIANCE_RANGE = 1e-3
-"""A local variance stays within this factor of the image's mean one, downwards, and its inverse, upwards."""
-
-_FLOOR = 1e-6
-"""Added to the mean local variance, in units of the image's own: a constant image would divide zero by zero."""
 
 
 @keras.saving.register_keras_serializable(package="keramorph")
@@ -86,32 +79,8 @@ class MINDSSC(keras.losses.Loss):
 
     def describe(self, image: Array) -> Array:
         """Descriptors of an image `(batch, *spatial, channels)`: `(batch, *spatial, pairs, channels)` in [0, 1]."""
-        image = standardize(image)
-        neighbours = [
-            (axis, shift(image, axis=axis, offset=offset))
-            for axis in spatial_axes(image)
-            for offset in (-self.dilation, self.dilation)
-        ]
-        # Two neighbours along one axis are opposite each other.
-        squares = [ops.square(a - b) for (i, a), (j, b) in combinations(neighbours, 2) if i != j]
-        distances = average_box(ops.concatenate(squares, axis=-1), size=2 * self.radius + 1)
-        distances = ops.reshape(distances, (*ops.shape(image)[:-1], len(squares), image.shape[-1]))
-        distances = distances - ops.min(distances, axis=-2, keepdims=True)
-        variance = average(distances, axis=(-2,), keepdims=True)
-        typical = average(variance, axis=spatial_axes(image), keepdims=True) + _FLOOR
-        return ops.exp(-distances / ops.clip(variance, _VARIANCE_RANGE * typical, typical / _VARIANCE_RANGE))
+        return describe_self_similarity(standardize(image), radius=self.radius, dilation=self.dilation)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that rebuild the loss."""
         return {**super().get_config(), "radius": self.radius, "dilation": self.dilation}
-
-
-def shift(image: Array, *, axis: int, offset: int) -> Array:
-    """Image whose voxel i along an axis is voxel i + offset of the given one, the edge extended."""
-    size = ops.shape(image)[axis]
-    before: list[slice] = [slice(None)] * len(image.shape)
-    first, last, window = list(before), list(before), list(before)
-    first[axis], last[axis] = slice(0, 1), slice(-1, None)
-    window[axis] = slice(abs(offset) + offset, abs(offset) + offset + size)
-    pieces = [image[tuple(first)]] * abs(offset) + [image] + [image[tuple(last)]] * abs(offset)
-    return ops.concatenate(pieces, axis=axis)[tuple(window)]

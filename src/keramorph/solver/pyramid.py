@@ -15,14 +15,17 @@ from keramorph.space import Grid
 _CLOSE = 1.01
 """An axis this near to the spacing of a level is left as it is."""
 
+_BLUR = 0.5
+"""Standard deviation of the Gaussian before a grid is coarsened, in voxels of the coarser one: no patterns arise."""
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One image at one level.
 
     Args:
-        values: `(1, *grid.shape, 1)`.
-        mask: Weight of each voxel in [0, 1], of the same shape; None where all count.
+        values: `(1, *grid.shape, 1)`; more channels where an image is told by what it is like.
+        mask: Weight of each voxel in [0, 1], `(1, *grid.shape, 1)`; None where all count.
         grid: Where the voxels lie.
     """
 
@@ -77,13 +80,16 @@ def build_pyramid(layer: Layer, spacings: Sequence[float]) -> list[Layer]:
     return layers[::-1]
 
 
-def coarsen(layer: Layer, spacing: float) -> Layer:
-    """Return a layer smoothed and resized to a spacing in millimetres; itself where it is as coarse already."""
+def coarsen(layer: Layer, spacing: float, *, blur: float = _BLUR) -> Layer:
+    """Return a layer smoothed and resized to a spacing in millimetres; itself where it is as coarse already.
+
+    `blur` is the standard deviation of the Gaussian in voxels of a much coarser grid.
+    """
     grid = coarsen_grid(layer.grid, spacing)
     if grid is layer.grid:
         return layer
     factors = np.asarray(layer.grid.shape) / np.asarray(grid.shape)
-    sigma = (0.5 * np.sqrt(np.maximum(factors**2 - 1, 0))).tolist()
+    sigma = (blur * np.sqrt(np.maximum(factors**2 - 1, 0))).tolist()
     if layer.mask is None:
         return Layer(_shrink(layer.values, sigma, grid), None, grid)
     # Missing values take the mean of the known ones around them.

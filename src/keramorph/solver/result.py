@@ -94,7 +94,7 @@ class Solution:
         displacement: u, `(1, *grid.shape, ndim)` in voxels of `grid`.
         grid: Grid of the displacement: the fixed image's, or a coarser one over the same field of view.
         losses: Loss of the start, of the affine stage's end and of the deformable stage's end: by the local correlation
-            at the finest level, or by mutual information at the affine stage's last one where the former found nothing.
+            at the finest level, or by self-similarities where the former found nothing.
         overlap: Share of the fixed image that lies inside the moving image.
         contrast: How much more alike the images are, where the local correlation put them, than when they are shifted
             apart, from about 0 (nothing in common) to 1.

@@ -14,10 +14,11 @@ from keramorph import ops
 from keramorph._typing import Array
 from keramorph.solver.affine import AffineOptions, fit_affine
 from keramorph.solver.config import Config
+from keramorph.solver.discrete import deform_discretely
 from keramorph.solver.greedy import GreedyOptions, deform
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings, window_size
 from keramorph.solver.result import LevelRecord, Progress, Solution
-from keramorph.solver.similarity import LocalCorrelation, MutualInformation, Similarity
+from keramorph.solver.similarity import LocalCorrelation, Measure, MutualInformation, SelfSimilarity, Similarity
 from keramorph.solver.start import list_starts
 from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast, measure_loss, measure_overlap
 from keramorph.solver.unfold import unfold
@@ -31,6 +32,9 @@ _SMALLEST = 14
 
 _AFFINE_LARGEST = 200_000
 """Voxels beyond which a finer level makes an affine fit slower and no better."""
+
+_DISCRETE_LARGEST = 1_000_000
+"""Voxels of a level up to which every shift can be tried at once."""
 
 _AFFINE_ROOM = 2
 """By how much the windows of the affine stage are larger, in spacings: it matches what is further apart."""
@@ -100,32 +104,40 @@ def solve(fixed: Layer, moving: Layer, config: Config, *, listener: Listener | N
         (1, 32, 32, 2)
     """
     run = _Run(config, listener)
-    headers = np.eye(fixed.grid.ndim + 1)
     levels = _build_levels(fixed, moving, config)
     affine_levels = _pick_affine_levels(levels, config)
     guide = _guide_by_correlation(config)
-    matrix, level = _align(affine_levels, run, guide), levels[-1]
+    matrix = _align(affine_levels, run, guide)
     contrast = measure_contrast(affine_levels[0], matrix, _correlate(affine_levels[0], config.window))
+    way: Callable = _deform
+    measure: Measure = guide.at(levels[-1])
     if contrast < LEAST_CONTRAST:
         # What was found is no better than chance. Mutual information sees likeness where the correlation sees none, but
-        # not enough of it to search far, nor to deform by.
-        start = _keep_start(affine_levels[-1], config)
-        guide, level = _guide_by_information(), affine_levels[-1]
+        # not enough of it to search far, nor to deform by; self-similarities are too sharp for all but a short search.
+        start, headers = _keep_start(affine_levels[-1], config), np.eye(fixed.grid.ndim + 1)
+        guide, way, measure = _guide_by_information(), _deform_discretely, SelfSimilarity()
         matrix = _refine(affine_levels, start, run, guide, instead=[start, headers])
-    similarity = guide.at(level)
-    displacement = levels[-1].still()
-    losses = {
-        "start": measure_loss(level, headers, None, similarity),
-        "affine": measure_loss(level, matrix, None, similarity),
-    }
-    losses["deformable"] = losses["affine"]
-    if config.iterations and contrast >= LEAST_CONTRAST:
-        found = unfold(_deform(levels, matrix, run), levels[-1].fixed.grid, matrix)
-        loss = measure_loss(level, matrix, found, similarity)
-        if loss < losses["affine"]:
-            displacement, losses["deformable"] = found, loss
+        levels = levels[: _count_small(levels)]
+    displacement, losses = _deform_if_it_pays(levels, matrix, run, measure, way)
     overlap = measure_overlap(affine_levels[0], matrix)
     return Solution(matrix, displacement, levels[-1].fixed.grid, losses, overlap, contrast, tuple(run.history))
+
+
+def _deform_if_it_pays(
+    levels: list[Level], matrix: np.ndarray, run: _Run, measure: Measure, way: Callable
+) -> tuple[Array, dict[str, float]]:
+    """Displacement on the last level, none where it does not make the images more alike; and the losses on the way."""
+    level = levels[-1]
+    losses = {
+        "start": measure_loss(level, np.eye(len(matrix)), None, measure),
+        "affine": measure_loss(level, matrix, None, measure),
+    }
+    if run.config.iterations:
+        found = unfold(way(levels, matrix, run), level.fixed.grid, matrix)
+        loss = measure_loss(level, matrix, found, measure)
+        if loss < losses["affine"]:
+            return found, {**losses, "deformable": loss}
+    return level.still(), {**losses, "deformable": losses["affine"]}
 
 
 def _correlate(level: Level, window: float) -> LocalCorrelation:
@@ -148,6 +160,11 @@ def _pick_affine_levels(levels: list[Level], config: Config) -> list[Level]:
     first = next((k for k, shape in enumerate(shapes) if max(shape) >= _AFFINE_SMALLEST), len(levels) - 1)
     picked = [level for level, shape in zip(levels, shapes, strict=True) if math.prod(shape) <= _AFFINE_LARGEST]
     return picked[first : first + config.affine_levels] or [levels[first]]
+
+
+def _count_small(levels: list[Level]) -> int:
+    """How many levels a discrete search can take, one at least."""
+    return max(1, sum(math.prod(level.fixed.grid.shape) <= _DISCRETE_LARGEST for level in levels))
 
 
 @dataclass(frozen=True)
@@ -233,6 +250,18 @@ def _deform(levels: list[Level], matrix: np.ndarray, run: _Run) -> Array:
         displacement, losses = deform(level, matrix, displacement, options, notify=notify)
         run.record("deformable", level, losses, began)
         doubt = _doubt(losses[-1])
+    return displacement
+
+
+def _deform_discretely(levels: list[Level], matrix: np.ndarray, run: _Run) -> Array:
+    """Displacement on the last level's grid, in its voxels."""
+    began, level = time.perf_counter(), levels[-1]
+
+    def notify(done: int, most: int, loss: float) -> None:
+        run.notifier("deformable", 1, 1, most)(done, loss)
+
+    displacement, losses = deform_discretely(level, matrix, notify=notify)
+    run.record("deformable", level, losses, began)
     return displacement
 
 

@@ -9,7 +9,7 @@ from keramorph._typing import Array
 from keramorph.solver.mapping import locate, voxel_matrix, weigh
 from keramorph.solver.pyramid import Level
 from keramorph.solver.result import Outcome, Solution
-from keramorph.solver.similarity import Similarity
+from keramorph.solver.similarity import Measure
 
 _LEAST_OVERLAP = 0.05
 LEAST_CONTRAST = 0.1
@@ -23,7 +23,7 @@ _FEW = 3
 """Voxels along an axis that are too few for shifts."""
 
 
-def measure_loss(level: Level, matrix: np.ndarray, displacement: Array | None, similarity: Similarity) -> float:
+def measure_loss(level: Level, matrix: np.ndarray, displacement: Array | None, similarity: Measure) -> float:
     """Return 1 minus the similarity of the images at a level under a transform.
 
     Args:
@@ -44,7 +44,7 @@ def measure_overlap(level: Level, matrix: np.ndarray) -> float:
     return float(backend.of(weight).xp.mean(weight))
 
 
-def measure_contrast(level: Level, matrix: np.ndarray, similarity: Similarity) -> float:
+def measure_contrast(level: Level, matrix: np.ndarray, similarity: Measure) -> float:
     """Return by how much more alike the images are than when they are shifted apart.
 
     Args:
@@ -90,7 +90,7 @@ def judge(solution: Solution, *, folds: float) -> Outcome:
         return Outcome(
             "untrusted",
             "No alignment was found at which the images are clearly more alike than by chance. They were moved as far "
-            "as mutual information leads, and not deformed.",
+            "as mutual information leads, and deformed after the self-similarities of both.",
         )
     if folds > _MOST_FOLDS:
         return Outcome("untrusted", f"The transform folds at {folds:.2f} % of the voxels.")

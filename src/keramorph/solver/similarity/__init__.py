@@ -1,7 +1,8 @@
 """How alike two images are, and how that changes with one of them: one measure a file."""
 
 from keramorph.solver.similarity.local_correlation import LocalCorrelation
-from keramorph.solver.similarity.measure import Comparison, Similarity
+from keramorph.solver.similarity.measure import Comparison, Measure, Similarity
 from keramorph.solver.similarity.mutual_information import MutualInformation
+from keramorph.solver.similarity.self_similarity import SelfSimilarity
 
-__all__ = ["Comparison", "LocalCorrelation", "MutualInformation", "Similarity"]
+__all__ = ["Comparison", "LocalCorrelation", "Measure", "MutualInformation", "SelfSimilarity", "Similarity"]

@@ -22,7 +22,7 @@ class Comparison(NamedTuple):
     curvature: Array
 
 
-class Similarity(Protocol):
+class Measure(Protocol):
     """How alike two images are, from 0 to 1.
 
     Images and weights are `(1, *spatial, 1)`, floating point, of one engine. A weight says how much a voxel counts: 0
@@ -35,5 +35,9 @@ class Similarity(Protocol):
     def measure(self, prepared: Any, moved: Array, weight: Array) -> Array:
         """The similarity, a scalar of the engine."""
 
+
+class Similarity(Measure, Protocol):
+    """A measure that knows how it changes with the moved image."""
+
     def compare(self, prepared: Any, moved: Array, weight: Array) -> Comparison:
-        """The similarity, and how it changes with the moved image."""
+        """The similarity, and its derivative."""

@@ -1,26 +1,25 @@
 """Local means, normalised by the number of voxels that the window really holds."""
 
-from keramorph import backend
-from keramorph._keras import keras
-from keramorph._typing import Array
-from keramorph.losses.images import spatial_axes
+from __future__ import annotations
 
-ops = keras.ops
+from keramorph import backend
+from keramorph._typing import Array
 
 
 def average_box(array: Array, *, size: int) -> Array:
     """Mean of `(batch, *spatial, channels)` over a box of `size` voxels; at the border, over its part inside."""
     total = backend.of(array).window_sum(array, size=size)
-    for axis in spatial_axes(array):
+    for axis in range(1, len(array.shape) - 1):
         total = total / _count_inside(array, axis=axis, radius=size // 2)
     return total
 
 
 def _count_inside(array: Array, *, axis: int, radius: int) -> Array:
     """How many voxels of a window lie inside the grid along one axis, shaped to broadcast against the array."""
-    count = ops.shape(array)[axis]
-    position = ops.arange(count, dtype="int32")
-    inside = ops.minimum(position + radius, count - 1) - ops.maximum(position - radius, 0) + 1
+    xp = backend.of(array).xp
+    count = xp.shape(array)[axis]
+    position = xp.arange(count, dtype="int32", like=array)
+    inside = xp.clip(position + radius, 0, count - 1) - xp.clip(position - radius, 0, count - 1) + 1
     shape = [1] * len(array.shape)
-    shape[axis] = -1
-    return ops.cast(ops.reshape(inside, shape), array.dtype)
+    shape[axis] = count
+    return xp.cast(xp.reshape(inside, tuple(shape)), xp.dtype(array))
