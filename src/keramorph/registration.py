@@ -39,8 +39,8 @@ class RegistrationResult:
         outcome: Whether the result can be trusted, and what speaks against it.
         metrics: Numbers by name. `loss_start`, `loss_affine` and `loss_deformable` are 1 minus the similarity: the mean
             squared local correlation at the finest level, or, where that found nothing, the likeness of
-            self-similarities; `overlap` is the share of the fixed image inside the moving one and `contrast` how much more
-            alike they are than when shifted apart; `folds_percent`, `jacobian_min` and `jacobian_max` describe the
+            self-similarities; `overlap` is the share of the fixed image inside the moving one and `contrast` how much
+            more alike they are than when shifted apart; `folds_percent`, `jacobian_min` and `jacobian_max` describe the
             local change of volume; `displacement_mean_mm` and `displacement_max_mm` the deformable part, and
             `spacing_mm` its finest spacing; `inverse_residual_mean_mm` and `inverse_residual_max_mm` the error of the
             inverse; `seconds_affine`, `seconds_deformable` and `seconds_total` the time.
