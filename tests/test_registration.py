@@ -5,10 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from keramorph.errors import FileError, InputError, OptionError, ShapeError
 from keramorph.registration import Config, register
 from keramorph.solver import search, trust
+from keramorph.solver.start import _list_turns
 from keramorph.space import Grid, Image
 from phantom import Phantom, affine_map, centred_grid, error_inside, wave
 
@@ -150,6 +152,38 @@ def test_bodies_far_apart_in_space_meet():
     assert result.outcome.status == "done"
     error = error_inside(phantom, fixed_grid, result.apply_points, lambda p: p + away, body=lambda p: p)
     assert error.mean() < 0.3
+
+
+@pytest.mark.parametrize("degrees", [60, 115, 180])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_bodies_turned_any_way_round_meet(ndim, degrees):
+    # Headers that are wrong altogether: a scan upside down, a picture on its side, and 80 mm away.
+    phantom, fixed_grid, moving_grid = unequal_pair(ndim)
+    axis = np.array([0, 0, 1.0]) if ndim == 2 else np.array([0.6, -0.48, 0.64])
+    turn = Rotation.from_rotvec(np.deg2rad(degrees) * axis).as_matrix()[:ndim, :ndim]
+    away = 80 * turn[0]
+    wrong = np.eye(ndim + 1)
+    wrong[:ndim, :ndim], wrong[:ndim, ndim] = turn, away
+    fixed, moving = phantom.picture(fixed_grid), phantom.picture(moving_grid)
+    result = register(fixed, Image(moving.array, Grid(moving_grid.shape, wrong @ moving_grid.affine)), config=QUICK)
+    assert result.outcome.status == "done"
+    error = error_inside(phantom, fixed_grid, result.apply_points, apply_matrix(wrong), body=lambda p: p)
+    assert error.mean() < 0.5
+
+
+def test_turns_are_spread_over_all_there_are():
+    for ndim, furthest in ((2, 7.6), (3, 25)):
+        turns = _list_turns(ndim)
+        np.testing.assert_allclose(
+            turns @ turns.transpose(0, 2, 1), np.broadcast_to(np.eye(ndim), turns.shape), atol=1e-9
+        )
+        assert np.all(np.linalg.det(turns) > 0)
+        drawn = Rotation.random(500, random_state=0).as_matrix()
+        if ndim == 2:
+            drawn = Rotation.from_rotvec(np.linspace(0, 6, 500)[:, None] * [0, 0, 1]).as_matrix()[:, :2, :2]
+        trace = np.einsum("aij,bij->ab", drawn, turns).max(axis=1)
+        angle = np.rad2deg(np.arccos(np.clip(trace / 2 if ndim == 2 else (trace - 1) / 2, -1, 1)))
+        assert angle.max() < furthest
 
 
 def test_noise_against_noise_is_not_trusted():

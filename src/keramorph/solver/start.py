@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from keramorph.solver.mapping import to_numpy
 from keramorph.solver.pyramid import Layer
 from keramorph.space import Grid
+
+_ANGLES = range(0, 360, 15)
+_ROTATIONS = 300
+"""Turns in the plane, in degrees, and in space: none is further than 8 or about 20 degrees from one of them."""
+
+_SPIRAL = 1.533751168755204288118041
+"""The root of x^4 = x + 4, which spreads the rotations evenly."""
 
 
 def list_starts(fixed: Layer, moving: Layer) -> dict[str, np.ndarray]:
@@ -31,6 +41,31 @@ def list_starts(fixed: Layer, moving: Layer) -> dict[str, np.ndarray]:
         "masses": _join(identity, fixed_mean, moving_mean),
         "moments": _join(_align_axes(fixed_spread, moving_spread), fixed_mean, moving_mean),
     }
+
+
+def list_turned_starts(fixed: Layer, moving: Layer) -> list[np.ndarray]:
+    """Return homogeneous matrices in millimetres that turn the moving image every possible way.
+
+    Each turn is made about the centres of mass and about those of the grids, laid on one another.
+    """
+    fixed_mean, moving_mean = _measure_mass(fixed)[0], _measure_mass(moving)[0]
+    centres = ((fixed_mean, moving_mean), (fixed.grid.center, moving.grid.center))
+    return [_join(turn, *pair) for turn in _list_turns(fixed.grid.ndim) for pair in centres]
+
+
+def _list_turns(ndim: int) -> np.ndarray:
+    """Rotations `(turns, ndim, ndim)` spread evenly over all there are.
+
+    References:
+        Alexa, Super-Fibonacci spirals: fast, low-discrepancy sampling of SO(3), 2022, doi:10.1109/CVPR52688.2022.00811.
+    """
+    if ndim == 2:
+        return np.asarray([Rotation.from_euler("z", angle, degrees=True).as_matrix()[:2, :2] for angle in _ANGLES])
+    share = (np.arange(_ROTATIONS) + 0.5) / _ROTATIONS
+    first, second = (2 * np.pi * _ROTATIONS * share / number for number in (math.sqrt(2), _SPIRAL))
+    near, far = np.sqrt(share), np.sqrt(1 - share)
+    quaternions = [near * np.sin(first), near * np.cos(first), far * np.sin(second), far * np.cos(second)]
+    return Rotation.from_quat(np.stack(quaternions, axis=-1)).as_matrix()
 
 
 def _join(linear: np.ndarray, fixed_point: np.ndarray, moving_point: np.ndarray) -> np.ndarray:
