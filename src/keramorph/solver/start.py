@@ -13,7 +13,7 @@ from keramorph.space import Grid
 
 _ANGLES = range(0, 360, 15)
 _ROTATIONS = 300
-"""Turns in the plane, in degrees, and in space: none is further than 8 or about 20 degrees from one of them."""
+"""Turns in the plane, in degrees, and in space: none is further than 8 or 31 degrees from one of them."""
 
 _SPIRAL = 1.533751168755204288118041
 """The root of x^4 = x + 4, which spreads the rotations evenly."""
