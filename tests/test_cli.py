@@ -11,6 +11,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import yaml
 
 from keramorph import registration
 from keramorph.cli import app, command, main
@@ -348,3 +349,87 @@ def test_the_command_line_offers_the_presets_that_there_are():
     assert [preset.value for preset in Preset] == list(get_args(config.Preset))
     with pytest.raises(OptionError, match=r"fast, default, accurate\. Received: preset='quick'"):
         Config.preset("quick")
+
+
+def test_parameters_are_shown_and_read_back(shell, tmp_path):
+    code, shown, _ = shell("register", "--print-config", "--preset", "fast", "--seed", "7", "--already-aligned")
+    assert code == 0
+    file = tmp_path / "config.yaml"
+    file.write_text(shown.replace("window: 7.0", "window: 9"))
+    code, again, _ = shell("register", "--print-config", "--config", file)
+    assert code == 0
+    expected = dataclasses.replace(Config.preset("fast"), seed=7, search=False, window=9)
+    assert yaml.safe_load(again) == dataclasses.asdict(expected)
+    for name in dataclasses.asdict(expected):
+        assert f"\n{name}: " in f"\n{again}"
+    assert "\n# Longest update in one iteration" in again
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("windw: 9\niterations: 1.5\n", ["windw", "did you mean window?", "iterations", "1.5"]),
+        ("step: 0.9\n", ["step", "between 0.01 and 0.5", "0.9"]),
+        ("search: 1\n", ["search", "1"]),
+        ("- a\n", ["names and values", "list"]),
+        ("a: [\n", ["YAML", "config.yaml"]),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_refused_key_by_key(shell, pictures, tmp_path, text, words):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    code, _, told = shell("register", *pictures, "-o", tmp_path / "out", "--config", file)
+    assert code == 2
+    assert not (tmp_path / "out").exists()
+    assert all(word in told for word in words)
+
+
+def test_a_run_is_repeated_from_its_summary(shell, pictures, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    file = tmp_path / "config.yaml"
+    file.write_text("iterations: 7\n")
+    assert shell("register", *pictures, "-o", first, "--config", file, "--quiet")[0] == 0
+    assert shell("register", *pictures, "-o", second, "--config", first / "summary.json", "--quiet")[0] == 0
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (first, second)]
+    assert summaries[0]["config"]["iterations"] == 7
+    assert summaries[0]["config"] == summaries[1]["config"]
+    assert summaries[0]["metrics"]["loss_deformable"] == summaries[1]["metrics"]["loss_deformable"]
+
+
+def test_a_start_and_masks_are_taken(shell, pictures, done, tmp_path):
+    fixed, moving, output = done
+    mask = tmp_path / "mask.nii.gz"
+    image = sitk.ReadImage(str(fixed))
+    drawn = sitk.GetImageFromArray(np.ones(image.GetSize()[::-1], "uint8"))
+    drawn.CopyInformation(image)
+    sitk.WriteImage(drawn, str(mask))
+    words = ["--initial", output / "transform.h5", "--fixed-mask", mask, "--time-budget", "60", "--quiet"]
+    code, _, told = shell("register", fixed, moving, "-o", tmp_path / "out", *words)
+    assert (code, told) == (0, "")
+    before, after = (
+        json.loads((folder / "summary.json").read_text())["metrics"]["loss_deformable"]
+        for folder in (output, tmp_path / "out")
+    )
+    assert after <= before + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--already-aligned", "--initial", "x.h5"], "one start"),
+        (["--device", "cuda"], "numpy:cuda"),
+        (["--engine", "cupy"], "cupy"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(shell, pictures, tmp_path, words, told):
+    code, _, said = shell("register", *pictures, "-o", tmp_path / "out", *words)
+    assert code == 2
+    assert told in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_images_and_a_folder_are_asked_for(shell, pictures):
+    for words in ([], pictures[:1], pictures):
+        code, _, told = shell("register", *words)
+        assert code == 2
+        assert "nothing" in told

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from keramorph.errors import FileError, InputError, OptionError, ShapeError
+from keramorph.errors import ArrayTypeError, FileError, InputError, OptionError, ShapeError
 from keramorph.registration import Config, register
 from keramorph.solver import search, trust
 from keramorph.solver.start import _list_turns
 from keramorph.space import Grid, Image
-from phantom import Phantom, affine_map, centred_grid, error_inside, wave
+from keramorph.transforms import AffineTransform, DisplacementTransform, write_transform
+from phantom import Phantom, affine_map, centred_grid, error_inside, grid_points, wave
 
 QUICK = Config(iterations=30)
 
@@ -172,7 +173,7 @@ def test_bodies_turned_any_way_round_meet(ndim, degrees):
 
 
 def test_turns_are_spread_over_all_there_are():
-    for ndim, furthest in ((2, 7.6), (3, 31)):
+    for ndim, furthest in ((2, 7.6), (3, 35)):
         turns = _list_turns(ndim)
         np.testing.assert_allclose(
             turns @ turns.transpose(0, 2, 1), np.broadcast_to(np.eye(ndim), turns.shape), atol=1e-9
@@ -244,6 +245,74 @@ def test_missing_values_and_padding_do_no_harm():
     padded[:5] = -2048
     result = register(Image(holed, fixed.grid), Image(padded, moving.grid))
     assert error_inside(phantom, fixed_grid, result.apply_points, wave).mean() < 0.8
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_search_starts_where_it_is_told(ndim, tmp_path):
+    phantom, fixed_grid, moving_grid = unequal_pair(ndim)
+    fixed, moving = phantom.picture(fixed_grid), phantom.picture(moving_grid)
+    far = AffineTransform(
+        np.vstack([np.eye(ndim + 1)[:-1] + np.eye(ndim, ndim + 1, k=1) * 0.02, np.eye(ndim + 1)[-1:]])
+    )
+    write_transform(far, tmp_path / "far.tfm")
+    still = Config(affine_iterations=0, iterations=0)
+    found = register(fixed, moving, initial=tmp_path / "far.tfm", config=still)
+    np.testing.assert_allclose(found.transform.transforms[1].matrix, far.matrix, atol=1e-6)
+    assert found.metrics["displacement_max_mm"] == 0
+    better = register(fixed, moving, initial=far, config=QUICK)
+    error = error_inside(phantom, fixed_grid, better.apply_points, lambda p: p, body=lambda p: p)
+    assert error.mean() < 0.3
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_deformation_to_start_from_is_kept_unless_a_better_one_is_found(ndim):
+    phantom, fixed_grid, moving_grid = unequal_pair(ndim)
+    fixed, moving = phantom.picture(fixed_grid, through=wave), phantom.picture(moving_grid)
+    points = grid_points(fixed_grid)
+    known = DisplacementTransform(wave(points) - points, fixed_grid)
+    kept = register(fixed, moving, initial=known, config=Config(iterations=0))
+    np.testing.assert_allclose(kept.apply_points(points), wave(points), atol=1e-3)
+    improved = register(fixed, moving, initial=known, config=QUICK)
+    assert improved.metrics["loss_deformable"] <= kept.metrics["loss_deformable"] + 1e-6
+    assert error_inside(phantom, fixed_grid, improved.apply_points, wave).mean() < 0.7
+
+
+def test_what_is_masked_out_does_not_draw():
+    # A lesion in the one image that the other has not: as if it were not there, inside the mask and out.
+    phantom, fixed_grid, moving_grid = unequal_pair(2)
+    plain, moving = phantom.picture(fixed_grid, through=wave), phantom.picture(moving_grid)
+    lesion = np.linalg.norm(grid_points(fixed_grid) - [6.0, -4.0], axis=-1) < 7
+    sick = plain.array.copy()
+    sick[lesion] = 6 * plain.array.max()
+    mask = Image((~lesion)[..., None].astype("uint8"), fixed_grid)
+    errors = [
+        error_inside(phantom, fixed_grid, result.apply_points, wave).mean()
+        for result in (
+            register(plain, moving),
+            register(Image(sick, fixed_grid), moving),
+            register(Image(sick, fixed_grid), moving, masks=(mask, None)),
+            register(Image(np.where(lesion[..., None], np.nan, sick), fixed_grid), moving),
+        )
+    ]
+    healthy, unmasked, masked, missing = errors
+    assert masked < 1.5 * healthy < 0.5 * unmasked
+    assert missing == pytest.approx(masked)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"masks": (np.ones((8, 8)), None)}, ShapeError, "grid of its image"),
+        ({"masks": (None, np.zeros((32, 32)))}, InputError, "masked out"),
+        ({"initial": np.eye(3)}, ArrayTypeError, "AffineTransform"),
+        ({"initial": AffineTransform(np.eye(4))}, ShapeError, "3"),
+        ({"initial": "nowhere.h5"}, FileError, "nowhere.h5"),
+    ],
+)
+def test_masks_and_starts_that_do_not_fit_are_refused(options, error, words):
+    image = np.random.default_rng(0).random((32, 32))
+    with pytest.raises(error, match=words):
+        register(image, image, **options)
 
 
 def test_labels_points_and_images_follow():

@@ -86,7 +86,7 @@ def test_a_known_deformation_is_found_between_contrasts_that_have_nothing_in_com
     fixed, moving = (make_array(((a - low) / (high - low))[None].astype("float32")) for a in (fixed, moving))
     moving = 1 - abs(2 * moving - 1)  # black where it was white, and where it was black
     level = Level(Layer(fixed, None, grid), Layer(moving, None, grid), spacing[0])
-    displacement, losses = deform_discretely(level, np.eye(ndim + 1), notify=ignore)
+    displacement, losses = deform_discretely(level, np.eye(ndim + 1), level.still(), notify=ignore)
     found = np.asarray(displacement)[0] * np.asarray(spacing)
     inside = np.linalg.norm(points, axis=-1) < 0.8 * phantom.radius
     true = np.linalg.inv(grid.matrix / spacing[0]) @ np.stack(waves, axis=-1)[inside].T
@@ -104,7 +104,8 @@ def test_slabs_slices_and_missing_values_are_taken():
         values = rng.random((1, *shape, 1)).astype("float32")
         mask = (rng.random(values.shape) > 0.3).astype("float32")
         layer = Layer(values, mask, Grid.from_spacing(shape, np.linspace(1, 3, len(shape))))
-        displacement, losses = deform_discretely(Level(layer, layer, 1.0), np.eye(len(shape) + 1), notify=ignore)
+        level = Level(layer, layer, 1.0)
+        displacement, losses = deform_discretely(level, np.eye(len(shape) + 1), level.still(), notify=ignore)
         assert displacement.shape == (1, *shape, len(shape))
         np.testing.assert_allclose(displacement, 0, atol=1e-6)
         np.testing.assert_allclose(losses, 0, atol=1e-6)

@@ -5,20 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keramorph import backend, ops
-from keramorph.errors import ShapeError
+from keramorph.errors import ArrayTypeError, OptionError, ShapeError
 from keramorph.io import read_image
-from keramorph.solver import Config, LevelRecord, Outcome, Progress, Solution, solve
+from keramorph.solver import Config, Initial, LevelRecord, Outcome, Progress, Solution, solve
 from keramorph.solver.intensity import scale_intensity
 from keramorph.solver.mapping import to_engine, to_numpy
 from keramorph.solver.pyramid import Layer, finest_spacing
 from keramorph.solver.trust import judge
-from keramorph.space import Image
-from keramorph.transforms import AffineTransform, CompositeTransform, DisplacementTransform, from_voxel_displacement
+from keramorph.space import Grid, Image
+from keramorph.transforms import (
+    AffineTransform,
+    CompositeTransform,
+    DisplacementTransform,
+    Transform,
+    from_voxel_displacement,
+    read_transform,
+    to_voxel_displacement,
+)
+
+_STRAIGHT = 1e-3
+_PROBES = 9
+"""Spacings by which a transform may differ from an affine map and count as one; points along each axis to find that."""
 
 __all__ = ["Config", "Outcome", "Progress", "RegistrationResult", "register"]
 
@@ -113,6 +126,8 @@ def register(
     fixed: Any,
     moving: Any,
     *,
+    masks: tuple[Any, Any] = (None, None),
+    initial: Any = None,
     config: Config | None = None,
     engine: str = "numpy",
     progress: Callable[[Progress], None] | None = None,
@@ -124,14 +139,20 @@ def register(
     best of several starts (headers, centres, centres of mass, principal axes), then an affine transform, then a
     diffeomorphic deformation, each from coarse to fine. Images that are alike by this measure nowhere, a CT and an MRI
     for one, are moved by a small affine transform after their mutual information and deformed by a search of their
-    self-similarities; the outcome is `untrusted`.
+    self-similarities; the outcome is `untrusted`. Bodies may be turned any way round and lie anywhere.
 
     Args:
         fixed: The image whose grid the result lives on: a path, a SimpleITK or nibabel image, a `keramorph.Image`, or a
             NumPy array of 2 or 3 spatial axes with voxels of 1 mm.
         moving: The image to be moved, likewise.
+        masks: What counts of the fixed and of the moving image, not 0 where it does, on the grid of its image: anything
+            that `fixed` may be. None where all counts. What is masked out, a lesion for one, does not draw: it follows
+            what is around it. NaN and infinite values are masked out in any case.
+        initial: Where the search starts, in place of looking for a start: a transform from fixed to moving points, or
+            the path of its file. The affine part of one that deforms is kept as it is.
         config: Parameters; None for the defaults.
-        engine: Whose arrays the solver works on: `"numpy"`, `"torch"`, `"jax"` or `"tensorflow"`.
+        engine: Whose arrays the solver works on: `"numpy"`, `"torch"`, `"jax"` or `"tensorflow"`. PyTorch takes the
+            device behind a colon, `"torch:cuda"`; the other two choose it themselves.
         progress: Called with a `Progress` as the search goes on.
 
     Returns:
@@ -140,8 +161,8 @@ def register(
     Raises:
         FileError: If a file is missing or cannot be read.
         InputError: If an image has no contrast or no finite value.
-        ShapeError: If one image is 2-D and the other 3-D.
-        OptionError: If the engine is unknown or not installed.
+        ShapeError: If one image is 2-D and the other 3-D, or a mask or the transform does not fit.
+        OptionError: If the engine is unknown or not installed, or has no such device.
 
     Example:
         >>> rows, columns = np.mgrid[:32, :32]
@@ -157,21 +178,81 @@ def register(
     """
     began = time.perf_counter()
     config = Config() if config is None else config
-    like = backend.use(engine).xp.zeros((1,), dtype="float32")
+    like = _choose_arrays(engine)
     fixed, moving = read_image(fixed), read_image(moving)
     if fixed.grid.ndim != moving.grid.ndim:
         raise ShapeError(
             f"Fixed and moving image must have the same number of axes. Received: fixed of shape {fixed.grid.shape}, "
             f"moving of shape {moving.grid.shape}. Pick one slice of the larger one, or compare two volumes."
         )
-    solution = solve(_to_layer(fixed, "fixed", like), _to_layer(moving, "moving", like), config, listener=progress)
+    fixed_layer = _to_layer(fixed, "fixed", masks[0], like)
+    moving_layer = _to_layer(moving, "moving", masks[1], like)
+    start = None if initial is None else _to_initial(initial, fixed.grid, like)
+    solution = solve(fixed_layer, moving_layer, config, initial=start, listener=progress)
     return _wrap_up(fixed, moving, solution, config, began)
 
 
-def _to_layer(image: Image, name: str, like: Any) -> Layer:
+def _choose_arrays(engine: str) -> Any:
+    """An array of an engine, on its device: what all others are to be like."""
+    name, _, device = engine.partition(":")
+    like = backend.use(name).xp.zeros((1,), dtype="float32")
+    if not device:
+        return like
+    try:
+        return like.to(device)
+    except (AttributeError, RuntimeError, AssertionError) as problem:
+        raise OptionError(
+            f"A device that the engine has was expected. Received: engine={engine!r} ({problem}). "
+            'Take "torch:cuda" where PyTorch finds a GPU; the other engines choose their device themselves.'
+        ) from None
+
+
+def _to_layer(image: Image, name: str, mask: Any, like: Any) -> Layer:
     """The image as the solver takes it, in the arrays of the engine of `like`."""
-    values, mask = scale_intensity(image, name=name)
-    return Layer(to_engine(values, like), None if mask is None else to_engine(mask, like), image.grid)
+    where = None if mask is None else _read_mask(mask, image.grid, name)
+    values, known = scale_intensity(image, name=name, where=where)
+    return Layer(to_engine(values, like), None if known is None else to_engine(known, like), image.grid)
+
+
+def _read_mask(mask: Any, grid: Grid, name: str) -> np.ndarray:
+    """Which voxels of an image count."""
+    found = read_image(mask)
+    if found.grid.shape != grid.shape or (not isinstance(mask, np.ndarray) and not found.grid.matches(grid)):
+        raise ShapeError(
+            f"A mask needs the grid of its image. Received: a {name} mask of shape {found.grid.shape}, an image of "
+            f"shape {grid.shape}, or one shape in two places. Resample the mask onto the image, or draw it there."
+        )
+    return np.any(found.array != 0, axis=-1)
+
+
+def _to_initial(initial: Any, grid: Grid, like: Any) -> Initial:
+    """Any transform as the solver takes it: an affine map, and what is left of it where it is none."""
+    transform = read_transform(initial) if isinstance(initial, str | Path) else initial
+    if not isinstance(transform, Transform):
+        raise ArrayTypeError(
+            f"A search starts from a transform or from the path of one. Received: initial of type "
+            f"{type(initial).__name__}. Wrap a matrix in `keramorph.transforms.AffineTransform`."
+        )
+    matrix = _fit_matrix(transform, grid)
+    bend = CompositeTransform([transform, AffineTransform(matrix).inverse()]).displacement_on(grid)
+    if np.abs(bend).max() < _STRAIGHT * finest_spacing(grid):
+        return Initial(matrix)
+    return Initial(matrix, to_engine(to_voxel_displacement(bend, grid)[None], like))
+
+
+def _fit_matrix(transform: Transform, grid: Grid) -> np.ndarray:
+    """The affine map that is nearest to a transform on a grid; along axes of one voxel it changes nothing."""
+    ndim = grid.ndim
+    lines = [np.linspace(0, n - 1, _PROBES) for n in grid.shape]
+    points = grid.to_physical(np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, ndim))
+    offset = points - grid.center
+    change = transform.apply_points(points) - points
+    shift = change.mean(axis=0)
+    linear = np.linalg.lstsq(offset, change - shift, rcond=1e-9)[0].T
+    matrix = np.eye(ndim + 1)
+    matrix[:ndim, :ndim] += linear
+    matrix[:ndim, ndim] = shift - linear @ grid.center
+    return matrix
 
 
 def _wrap_up(fixed: Image, moving: Image, solution: Solution, config: Config, began: float) -> RegistrationResult:

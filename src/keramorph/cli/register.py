@@ -13,6 +13,7 @@ import typer
 from keramorph.cli.command import DONE, NOT_TRUSTWORTHY, guard
 from keramorph.cli.output import check_free, check_inputs_apart, stage
 from keramorph.cli.progress import show_registration
+from keramorph.errors import OptionError
 
 
 class Preset(Enum):
@@ -25,11 +26,20 @@ class Preset(Enum):
 
 @guard
 def register(
-    fixed: Annotated[Path, typer.Argument(metavar="FIXED", help="Image that stays: a file, or a DICOM folder.")],
-    moving: Annotated[Path, typer.Argument(metavar="MOVING", help="Image that is laid onto it.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    fixed: Annotated[Path | None, typer.Argument(metavar="FIXED", help="Image that stays: file, DICOM folder.")] = None,
+    moving: Annotated[Path | None, typer.Argument(metavar="MOVING", help="Image that is laid onto it.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
     preset: Annotated[Preset, typer.Option(help="What counts more, time or accuracy.")] = Preset.default,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = 0,
+    config: Annotated[Path | None, typer.Option(help="Parameters, .yaml, or summary.json of an earlier run.")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Show all parameters, and end.")] = False,
+    initial: Annotated[Path | None, typer.Option(help="Transform to start from, instead of a search.")] = None,
+    already_aligned: Annotated[bool, typer.Option("--already-aligned", help="Start from the headers.")] = False,
+    fixed_mask: Annotated[Path | None, typer.Option(help="What counts of FIXED, not 0 where it does.")] = None,
+    moving_mask: Annotated[Path | None, typer.Option(help="What counts of MOVING, likewise.")] = None,
+    time_budget: Annotated[float | None, typer.Option(help="Seconds it may take.", min=0)] = None,
+    engine: Annotated[str, typer.Option(help="Whose arrays to work on: numpy, torch, jax or tensorflow.")] = "numpy",
+    device: Annotated[str | None, typer.Option(help="Where PyTorch works: cuda for a GPU.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random choice.", min=0)] = None,
     threads: Annotated[int | None, typer.Option(help="Threads to use; all cores by default.", min=1)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show neither progress nor summary.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
@@ -39,19 +49,33 @@ def register(
     The folder gets the moved image, the transform from fixed to moving points and its inverse (ITK, LPS, millimetres),
     a summary in numbers and a report to look at.
     """
+    options = {"seed": seed, "time_budget": time_budget, "search": False if already_aligned else None}
+    changes = {name: value for name, value in options.items() if value is not None}
+    engine = f"{engine}:{device}" if device else engine
+    if print_config:
+        return _print_parameters(_read_parameters(preset, config, changes))
+    if fixed is None or moving is None or output is None:
+        raise OptionError(
+            f"Two images and a folder were expected. Received: FIXED={_show(fixed)}, MOVING={_show(moving)}, "
+            f"--output {_show(output)}. For example: keramorph register fixed.nii.gz moving.nii.gz -o out/"
+        )
+    if already_aligned and initial is not None:
+        raise OptionError(
+            f"A search has one start. Received: --already-aligned and --initial {initial}. Leave one of the two out."
+        )
     check_free(output, overwrite=overwrite)
-    check_inputs_apart(output, fixed, moving)
+    check_inputs_apart(output, *filter(None, [fixed, moving, initial, fixed_mask, moving_mask, config]))
     with stage(output) as folder:
         from keramorph import backend, registration
-        from keramorph.solver import Config
 
+        parameters = _read_parameters(preset, config, changes)
         backend.set_threads(threads)
-        config = dataclasses.replace(Config.preset(preset.value), seed=seed)
+        given: dict[str, Any] = {"masks": (fixed_mask, moving_mask), "initial": initial, "engine": engine}
         start = time.perf_counter()
         with show_registration(quiet=quiet) as progress:
-            result = registration.register(fixed, moving, config=config, progress=progress)
+            result = registration.register(fixed, moving, config=parameters, progress=progress, **given)
         seconds = {"register": time.perf_counter() - start}
-        run = {"config": dataclasses.asdict(config), "threads": threads, "seconds": seconds}
+        run = {"config": dataclasses.asdict(parameters), **given, "threads": threads, "seconds": seconds}
         # Drawing is imported late: whoever gave a wrong file need not wait for it.
         from keramorph.cli.result_files import write_files
 
@@ -62,6 +86,28 @@ def register(
         return DONE
     typer.echo(f"warning: not to be trusted: {result.outcome.reason} All files are written.", err=True)
     return NOT_TRUSTWORTHY
+
+
+def _show(path: Path | None) -> str:
+    return "nothing" if path is None else repr(str(path))
+
+
+def _read_parameters(preset: Preset, path: Path | None, changes: dict[str, Any]) -> Any:
+    """The preset's parameters, those of the file above them, and what the other options say above these."""
+    from keramorph.cli.config_file import read_config
+    from keramorph.solver import Config
+
+    config = Config.preset(preset.value)
+    if path is not None:
+        config = read_config(path, config)
+    return dataclasses.replace(config, **changes)
+
+
+def _print_parameters(parameters: Any) -> int:
+    from keramorph.cli.config_file import format_config
+
+    typer.echo(format_config(parameters))
+    return DONE
 
 
 def _summarise(result: Any, output: Path, names: list[str], *, seconds: float) -> None:

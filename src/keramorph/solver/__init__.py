@@ -2,6 +2,7 @@
 
 from keramorph.solver.config import Config
 from keramorph.solver.result import LevelRecord, Outcome, Progress, Solution
+from keramorph.solver.run import Initial
 from keramorph.solver.search import solve
 
-__all__ = ["Config", "LevelRecord", "Outcome", "Progress", "Solution", "solve"]
+__all__ = ["Config", "Initial", "LevelRecord", "Outcome", "Progress", "Solution", "solve"]

@@ -44,6 +44,9 @@ class Config:
             coarser level.
         work: Most voxels that the deformable stage visits at each level, iterations times voxels of the level: what
             bounds the time that a large image takes.
+        time_budget: Seconds that the whole of a registration may take, its files included; 0 for as many as it needs.
+            What has been found by then is the result, which depends on the machine.
+        search: Whether to look for a start among the headers, the centres and all turns; otherwise the headers are it.
         seed: Seed of every random choice, so that a run can be repeated; the present algorithms make none.
 
     Raises:
@@ -67,6 +70,8 @@ class Config:
     strain_weight: float = 0.05
     voxels: int = 8_000_000
     work: int = 60_000_000
+    time_budget: float = 0.0
+    search: bool = True
     seed: int = 0
 
     @classmethod
@@ -90,7 +95,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            self._check_type(field.name, whole=field.type == "int")
+            self._check_type(field.name, str(field.type))
         for name, lowest, highest in _RANGES:
             value = getattr(self, name)
             if not lowest <= value <= highest:
@@ -99,16 +104,21 @@ class Config:
                     f"Its default is {type(self).__dataclass_fields__[name].default}."
                 )
 
-    def _check_type(self, name: str, *, whole: bool) -> None:
+    def _check_type(self, name: str, kind: str) -> None:
         value = getattr(self, name)
-        allowed = int if whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, allowed):
+        allowed, words = _TYPES[kind]
+        if not isinstance(value, allowed) or isinstance(value, bool) != (kind == "bool"):
             raise OptionError(
-                f"`{name}` must be {'a whole number' if whole else 'a number'}. Received: {name}={value!r}. "
+                f"`{name}` must be {words}. Received: {name}={value!r}. "
                 f"Its default is {type(self).__dataclass_fields__[name].default}."
             )
 
 
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "True or False"),
+}
 _RANGES = (
     ("levels", 1, 12),
     ("iterations", 0, 100_000),
@@ -123,5 +133,6 @@ _RANGES = (
     ("strain_weight", 0, 1000),
     ("voxels", 1000, 10**12),
     ("work", 1000, 10**15),
+    ("time_budget", 0, 10**9),
     ("seed", 0, 2**63),
 )

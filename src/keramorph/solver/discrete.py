@@ -62,13 +62,14 @@ class _Shifts(NamedTuple):
 
 
 def deform_discretely(
-    level: Level, matrix: np.ndarray, *, notify: Callable[[int, int, float], None]
+    level: Level, matrix: np.ndarray, displacement: Array, *, notify: Callable[[int, int, float], None]
 ) -> tuple[Array, list[float]]:
-    """Return a displacement that aligns the self-similarities of the images of a level.
+    """Return a displacement that aligns the self-similarities of the images of a level, near a first one.
 
     Args:
         level: Both images at one spacing.
         matrix: Homogeneous matrix in millimetres, applied after the displacement.
+        displacement: `(1, *spatial, ndim)` in voxels of the level's fixed grid, to start from.
         notify: Called with the number of passes done, that of all of them, and the loss.
 
     Returns:
@@ -84,7 +85,6 @@ def deform_discretely(
     grid, mask = level.fixed.grid, level.fixed.mask
     known = level.fixed.values * 0 + 1 if mask is None else mask
     fixed = _Described(measure.prepare(level.fixed.values), known, grid)
-    displacement = level.still()
     losses: list[float] = []
     for done, (scale, reach) in enumerate(_PASSES):
         moved = _describe_moved(level, matrix, displacement, measure)

@@ -7,6 +7,8 @@ and smoother than a voxel, so that each of them is invertible, and so is what th
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,7 +31,7 @@ _DAMPING = 0.1
 
 @dataclass(frozen=True)
 class GreedyOptions:
-    """How the deformable stage works; see `Config`."""
+    """How the deformable stage works, see `Config`; and the `time.perf_counter()` after which no iteration begins."""
 
     iterations: int
     similarity: Similarity
@@ -37,6 +39,7 @@ class GreedyOptions:
     field_smoothing: float
     step: float
     tolerance: float
+    deadline: float = math.inf
 
 
 class _Images(NamedTuple):
@@ -82,6 +85,8 @@ def deform(
         displacement, similarity = iterate(displacement, images)
         losses.append(max(0.0, 1 - float(similarity)))
         notify(done, losses[-1])
+        if time.perf_counter() > options.deadline:
+            break
         if done >= _PATIENCE and losses[-1 - _PATIENCE] - losses[-1] < options.tolerance * (1 - losses[-1]):
             break
     return displacement, losses

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from keramorph.solver.mapping import to_numpy
 from keramorph.solver.pyramid import Layer
@@ -13,7 +12,7 @@ from keramorph.space import Grid
 
 _ANGLES = range(0, 360, 15)
 _ROTATIONS = 300
-"""Turns in the plane, in degrees, and in space: none is further than 8 or 31 degrees from one of them."""
+"""Turns in the plane, in degrees, and in space: none is further than 8 or 35 degrees from one of them."""
 
 _SPIRAL = 1.533751168755204288118041
 """The root of x^4 = x + 4, which spreads the rotations evenly."""
@@ -60,12 +59,22 @@ def _list_turns(ndim: int) -> np.ndarray:
         Alexa, Super-Fibonacci spirals: fast, low-discrepancy sampling of SO(3), 2022, doi:10.1109/CVPR52688.2022.00811.
     """
     if ndim == 2:
-        return np.asarray([Rotation.from_euler("z", angle, degrees=True).as_matrix()[:2, :2] for angle in _ANGLES])
+        angles = np.deg2rad(_ANGLES)
+        cosine, sine = np.cos(angles), np.sin(angles)
+        return np.moveaxis(np.array([[cosine, -sine], [sine, cosine]]), -1, 0)
     share = (np.arange(_ROTATIONS) + 0.5) / _ROTATIONS
     first, second = (2 * np.pi * _ROTATIONS * share / number for number in (math.sqrt(2), _SPIRAL))
     near, far = np.sqrt(share), np.sqrt(1 - share)
-    quaternions = [near * np.sin(first), near * np.cos(first), far * np.sin(second), far * np.cos(second)]
-    return Rotation.from_quat(np.stack(quaternions, axis=-1)).as_matrix()
+    vector = np.stack([near * np.sin(first), near * np.cos(first), far * np.sin(second)], axis=-1)
+    return _turn_by_quaternions(vector, far * np.cos(second))
+
+
+def _turn_by_quaternions(vector: np.ndarray, scalar: np.ndarray) -> np.ndarray:
+    """Rotations `(n, 3, 3)` that unit quaternions stand for: vectors `(n, 3)` and scalars `(n,)`."""
+    outer = vector[:, :, None] * vector[:, None, :]
+    cross = np.cross(np.eye(3)[None], vector[:, None, :])
+    square = scalar**2 - np.sum(vector**2, axis=-1)
+    return square[:, None, None] * np.eye(3) + 2 * outer + 2 * scalar[:, None, None] * cross
 
 
 def _join(linear: np.ndarray, fixed_point: np.ndarray, moving_point: np.ndarray) -> np.ndarray:

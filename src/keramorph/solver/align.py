@@ -1,0 +1,137 @@
+"""The affine stage: where to start, and from there level by level."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from keramorph.solver.affine import AffineOptions, fit_affine
+from keramorph.solver.config import Config
+from keramorph.solver.pyramid import Level, coarsen, window_size
+from keramorph.solver.run import Run, Stage
+from keramorph.solver.similarity import LocalCorrelation, MutualInformation, Similarity
+from keramorph.solver.start import list_starts, list_turned_starts
+from keramorph.solver.trust import measure_contrast, measure_loss
+
+_AFFINE_ROOM = 2
+"""By how much the windows of the affine stage are larger, in spacings: it matches what is further apart."""
+
+_CLEARLY = 1e-3
+"""Loss by which a less trusted start must beat a more trusted one."""
+
+_SCREEN = 16
+_FINALISTS = 8
+"""Voxels along the longest axis where all turns are tried, and how many of them are then fitted."""
+
+_CONTRAST_OF_TURNS = 0.2
+"""Contrast that a turned start must reach. Right ones reach 0.28 and more, unlike modalities 0.1 any way round."""
+
+_INFORMATION_STRAIN = 1.0
+"""Similarity that a unit of squared strain, or of turning, costs where mutual information is all there is to go by."""
+
+
+def correlate(level: Level, window: float) -> LocalCorrelation:
+    """Local correlation in windows of so many spacings of a level."""
+    return LocalCorrelation(window_size(window * level.spacing, level.fixed.grid))
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What the affine stage goes by: the measure at a level, and what the transform itself costs."""
+
+    at: Callable[[Level], Similarity]
+    strain_weight: float
+    turns_are_free: bool
+
+
+def guide_by_correlation(config: Config) -> Guide:
+    """The local correlation: for images whose contrast is the same, or the other way round, here and there."""
+    window = config.window + _AFFINE_ROOM
+    return Guide(lambda level: correlate(level, window), config.strain_weight, turns_are_free=True)
+
+
+def guide_by_information() -> Guide:
+    """Mutual information: for images of any contrast."""
+    return Guide(lambda _: MutualInformation(), _INFORMATION_STRAIN, turns_are_free=False)
+
+
+def align(levels: list[Level], run: Run, guide: Guide) -> np.ndarray:
+    """Affine transform in millimetres: the best of several starts, refined level by level."""
+    headers = np.eye(levels[0].fixed.grid.ndim + 1)
+    if run.initial is not None:
+        return refine(levels, run.initial.matrix, run, guide, instead=[run.initial.matrix])
+    if run.config.affine_iterations == 0:
+        return headers
+    began = time.perf_counter()
+    matrix, losses = _choose_start(levels[0], len(levels), run, guide)
+    run.record("affine", levels[0], losses, began)
+    return refine(levels, matrix, run, guide, instead=[headers], first=2)
+
+
+def keep_start(level: Level, run: Run) -> np.ndarray:
+    """The given start, or the better one of those that ask nothing of the intensities: headers or centres."""
+    if run.initial is not None:
+        return run.initial.matrix
+    starts = list_starts(level.fixed, level.moving)
+    plain = [starts[name] for name in (("headers", "centres") if run.config.affine_iterations else ("headers",))]
+    similarity = correlate(level, run.config.window)
+    losses = [measure_loss(level, matrix, None, similarity) for matrix in plain]
+    return plain[int(np.argmin(losses))]
+
+
+def refine(
+    levels: list[Level], matrix: np.ndarray, run: Run, guide: Guide, *, instead: list[np.ndarray], first: int = 1
+) -> np.ndarray:
+    """A matrix fitted at one level after the other, or one of `instead` where that fits better at the last one."""
+    if run.config.affine_iterations == 0 or run.bend() is not None:
+        return matrix
+    for number, level in enumerate(levels[first - 1 :], start=first):
+        began = time.perf_counter()
+        matrix, losses = _fit(level, matrix, run, guide, "affine", number, len(levels))
+        run.record("affine", level, losses, began)
+    # Each level fits what it sees: at the last one the way there must still have paid.
+    similarity, candidates = guide.at(levels[-1]), [matrix, *instead]
+    return min(candidates, key=lambda candidate: measure_loss(levels[-1], candidate, None, similarity))
+
+
+def _fit(
+    level: Level, matrix: np.ndarray, run: Run, guide: Guide, stage: Stage, number: int, count: int
+) -> tuple[np.ndarray, list[float]]:
+    options = AffineOptions(run.config.affine_iterations, guide.at(level), guide.strain_weight, guide.turns_are_free)
+    return fit_affine(level, matrix, options, notify=run.notifier(stage, number, count, options.iterations))
+
+
+def _choose_start(level: Level, count: int, run: Run, guide: Guide) -> tuple[np.ndarray, list[float]]:
+    """The start from which the fit at the coarsest level gets furthest."""
+    plain = _fit_best(level, list(list_starts(level.fixed, level.moving).values()), count, run, guide)
+    turned = _fit_best(level, _screen_turns(level, guide), count, run, guide)
+    if turned[1][-1] < plain[1][-1] - _CLEARLY:
+        # Some turn or other makes any two images a little more alike: this must be more than that.
+        contrast = measure_contrast(level, turned[0], correlate(level, run.config.window))
+        return turned if contrast > _CONTRAST_OF_TURNS else plain
+    return plain
+
+
+def _fit_best(
+    level: Level, starts: list[np.ndarray], count: int, run: Run, guide: Guide
+) -> tuple[np.ndarray, list[float]]:
+    """The best of the fits from several starts, the most trusted first."""
+    best, *others = (_fit(level, matrix, run, guide, "start", 1, count) for matrix in starts)
+    for found in others:
+        if found[1][-1] < best[1][-1] - _CLEARLY:
+            best = found
+    return best
+
+
+def _screen_turns(level: Level, guide: Guide) -> list[np.ndarray]:
+    """The turns that make the images most alike where they are very small."""
+    spacing = level.spacing * max(1.0, max(level.fixed.grid.shape) / _SCREEN)
+    small = Level(coarsen(level.fixed, spacing), coarsen(level.moving, spacing), spacing)
+    similarity = guide.at(small)
+    return sorted(
+        list_turned_starts(small.fixed, small.moving),
+        key=lambda matrix: measure_loss(small, matrix, None, similarity),
+    )[:_FINALISTS]

@@ -1,0 +1,87 @@
+"""What the stages of a search share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from keramorph import ops
+from keramorph._typing import Array
+from keramorph.solver.config import Config
+from keramorph.solver.pyramid import Level
+from keramorph.solver.result import LevelRecord, Progress
+from keramorph.space import Grid
+
+Listener = Callable[[Progress], None]
+Stage = Literal["start", "affine", "deformable"]
+
+_OVERHEAD, _REST = 1.5, 1e-6
+"""Seconds for imports and reading, and per voxel for inverse and files, as measured on two cores."""
+
+
+@dataclass(frozen=True, eq=False)
+class Initial:
+    """Where a search starts from, in place of looking for a start: `matrix @ (p + u(p))`.
+
+    Args:
+        matrix: Homogeneous matrix in millimetres, fixed to moving points.
+        displacement: u, `(1, *shape, ndim)` on a grid over the field of view of the fixed image, in its voxels; None
+            for none. Where there is one, the matrix is left as it is.
+
+    Example:
+        >>> Initial(np.eye(3)).displacement is None
+        True
+    """
+
+    matrix: np.ndarray
+    displacement: Array | None = None
+
+
+@dataclass
+class Run:
+    """What the stages share: the parameters, the listener, where to start, the clock and the history."""
+
+    config: Config
+    listener: Listener | None
+    initial: Initial | None = None
+    began: float = field(default_factory=time.perf_counter)
+    history: list[LevelRecord] = field(default_factory=list)
+
+    def deadline(self, grid: Grid) -> float:
+        """When the deformation must end, on the clock of `time.perf_counter()`, if it ends on a grid."""
+        budget = self.config.time_budget
+        return self.began + budget - estimate_rest(grid) if budget else math.inf
+
+    def bend(self) -> Array | None:
+        """The displacement to start from."""
+        return None if self.initial is None else self.initial.displacement
+
+    def begin(self, level: Level) -> Array:
+        """The displacement to start from, on the fixed grid of a level and in its voxels."""
+        bend = self.bend()
+        return level.still() if bend is None else ops.resize_displacement(bend, shape=level.fixed.grid.shape)
+
+    def notifier(self, stage: Stage, number: int, count: int, most: int) -> Callable[[int, float], None]:
+        """Return what a stage calls in each iteration of its level `number` of `count`."""
+
+        def notify(done: int, loss: float) -> None:
+            if self.listener is not None:
+                seconds = time.perf_counter() - self.began
+                self.listener(Progress(stage, number, count, done, most, max(0.0, loss), seconds))
+
+        return notify
+
+    def record(self, stage: Literal["affine", "deformable"], level: Level, losses: list[float], began: float) -> None:
+        """Add a level that is done to the history."""
+        shape, seconds = level.fixed.grid.shape, time.perf_counter() - began
+        self.history.append(LevelRecord(stage, shape, level.spacing, tuple(losses), seconds))
+
+
+def estimate_rest(grid: Grid) -> float:
+    """Seconds that a registration takes besides the deformation, if that ends on a grid."""
+    return _OVERHEAD + _REST * math.prod(grid.shape)
