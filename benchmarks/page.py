@@ -32,15 +32,19 @@ def record(result: dict[str, Any], flames: Path) -> None:
         (RESULTS / flames.name).unlink(missing_ok=True)  # the picture of another run
         if flames.exists():
             shutil.copy(flames, RESULTS)
-    text = PAGE.read_text(encoding="utf-8")
-    head, _, rest = text.partition(_BEGIN)
+    replace_measured(PAGE, render(result, drawn))
+
+
+def replace_measured(page: Path, measured: str) -> None:
+    """Put what was measured between the marks of a page."""
+    head, _, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
     _, _, tail = rest.partition(_END)
-    PAGE.write_text(f"{head}{_BEGIN}\n\n{render(result, drawn)}\n{_END}{tail}", encoding="utf-8")
+    page.write_text(f"{head}{_BEGIN}\n\n{measured}\n{_END}{tail}", encoding="utf-8")
 
 
 def render(result: dict[str, Any], drawn: list[Path]) -> str:
     """Markdown of all that was measured."""
-    parts = [_render_machine(result["machine"])]
+    parts = [write_machine(result["machine"])]
     for path in drawn:
         parts.append(f"![{_FIGURES[path.stem]}](../../benchmarks/results/{path.name})")
     for section in ("warp", "warp2d", "lncc", "gaussian", "exponentiate"):
@@ -52,7 +56,8 @@ def render(result: dict[str, Any], drawn: list[Path]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _render_machine(about: dict[str, Any]) -> str:
+def write_machine(about: dict[str, Any]) -> str:
+    """One sentence on the machine and the versions."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     where = f"{about['cpu']}, {about['threads']} threads, Python {about['python']}"
     return f"Measured on {about['date']}: {where}, {versions}."

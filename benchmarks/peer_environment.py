@@ -1,6 +1,6 @@
 """An environment for other people's libraries that leaves ours as it is.
 
-It sees all that ours holds, PyTorch above all, and adds what the extra `bench` of pyproject.toml lists. Whatever pip
+It sees all that ours holds, PyTorch above all, and adds what an extra of pyproject.toml lists. Whatever pip
 puts there shadows ours in that environment alone.
 """
 
@@ -18,13 +18,13 @@ from pathlib import Path
 from benchmarks.machine import ROOT
 
 
-def prepare(folder: Path) -> tuple[Path, dict[str, str], dict[str, str]]:
-    """Make the environment where it is absent or out of date.
+def prepare(folder: Path, *, extra: str = "bench") -> tuple[Path, dict[str, str], dict[str, str]]:
+    """Make the environment of an extra of pyproject.toml where it is absent or out of date.
 
     Returns:
         Its Python, the versions of the libraries that are there, and for the others why they are not.
     """
-    wanted = _read_wanted()
+    wanted = _read_wanted(extra)
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     record = folder / "installed.json"
     if record.exists():
@@ -40,9 +40,9 @@ def prepare(folder: Path) -> tuple[Path, dict[str, str], dict[str, str]]:
     return python, versions, missing
 
 
-def _read_wanted() -> list[str]:
+def _read_wanted(extra: str) -> list[str]:
     with (ROOT / "pyproject.toml").open("rb") as file:
-        return tomllib.load(file)["project"]["optional-dependencies"]["bench"]
+        return tomllib.load(file)["project"]["optional-dependencies"][extra]
 
 
 def _name(package: str) -> str:

@@ -23,8 +23,9 @@ _CLEARLY = 1e-3
 """Loss by which a less trusted start must beat a more trusted one."""
 
 _SCREEN = 16
-_FINALISTS = 8
-"""Voxels along the longest axis where all turns are tried, and how many of them are then fitted."""
+_CANDIDATES, _SKETCH, _FINALISTS = 8, 8, 2
+"""Voxels along the longest axis where all turns are tried; how many of them are fitted, by how many iterations; and how
+many of these to the end."""
 
 _CONTRAST_OF_TURNS = 0.2
 """Contrast that a turned start must reach. Right ones reach 0.28 and more, unlike modalities 0.1 any way round."""
@@ -98,16 +99,25 @@ def refine(
 
 
 def _fit(
-    level: Level, matrix: np.ndarray, run: Run, guide: Guide, stage: Stage, number: int, count: int
+    level: Level,
+    matrix: np.ndarray,
+    run: Run,
+    guide: Guide,
+    stage: Stage,
+    number: int,
+    count: int,
+    *,
+    most: int = 100_000,
 ) -> tuple[np.ndarray, list[float]]:
-    options = AffineOptions(run.config.affine_iterations, guide.at(level), guide.strain_weight, guide.turns_are_free)
+    iterations = min(most, run.config.affine_iterations)
+    options = AffineOptions(iterations, guide.at(level), guide.strain_weight, guide.turns_are_free)
     return fit_affine(level, matrix, options, notify=run.notifier(stage, number, count, options.iterations))
 
 
 def _choose_start(level: Level, count: int, run: Run, guide: Guide) -> tuple[np.ndarray, list[float]]:
     """The start from which the fit at the coarsest level gets furthest."""
     plain = _fit_best(level, list(list_starts(level.fixed, level.moving).values()), count, run, guide)
-    turned = _fit_best(level, _screen_turns(level, guide), count, run, guide)
+    turned = _fit_best(level, _screen_turns(level, count, run, guide), count, run, guide)
     if turned[1][-1] < plain[1][-1] - _CLEARLY:
         # Some turn or other makes any two images a little more alike: this must be more than that.
         contrast = measure_contrast(level, turned[0], correlate(level, run.config.window))
@@ -126,12 +136,13 @@ def _fit_best(
     return best
 
 
-def _screen_turns(level: Level, guide: Guide) -> list[np.ndarray]:
-    """The turns that make the images most alike where they are very small."""
+def _screen_turns(level: Level, count: int, run: Run, guide: Guide) -> list[np.ndarray]:
+    """The turns that make the images most alike: of all where they are very small, of some after a short fit."""
     spacing = level.spacing * max(1.0, max(level.fixed.grid.shape) / _SCREEN)
     small = Level(coarsen(level.fixed, spacing), coarsen(level.moving, spacing), spacing)
     similarity = guide.at(small)
-    return sorted(
-        list_turned_starts(small.fixed, small.moving),
-        key=lambda matrix: measure_loss(small, matrix, None, similarity),
-    )[:_FINALISTS]
+    turns = list_turned_starts(small.fixed, small.moving)
+    turns.sort(key=lambda matrix: measure_loss(small, matrix, None, similarity))
+    sketches = [_fit(level, matrix, run, guide, "start", 1, count, most=_SKETCH) for matrix in turns[:_CANDIDATES]]
+    sketches.sort(key=lambda found: found[1][-1])
+    return [matrix for matrix, _ in sketches[:_FINALISTS]]

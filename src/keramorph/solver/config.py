@@ -30,14 +30,16 @@ class Config:
         affine_levels: Most levels of the pyramid of the affine stage.
         affine_iterations: Most iterations of the affine stage at each level; 0 leaves the start as it is.
         window: Edge of the windows of the local correlation, in spacings of the level.
-        least_window: Smallest edge of those windows in the deformable stage, in spacings of the finest level, if
-            that is no more than a quarter of the image: narrow ones tell a structure by its outline alone, wide ones by
-            its brightness among its neighbours too.
-        update_smoothing: Standard deviation of the Gaussian that smooths each update, in spacings of the level.
+        finest_window: Edge of those windows at the finest level of the deformable stage, in its spacings, if that is no
+            more than a quarter of the image: narrow ones tell a structure by its outline alone, wide ones by its
+            brightness among its neighbours too.
+        update_smoothing: Standard deviation of the Gaussian that smooths each update, in spacings of the level; a fifth
+            more at the next coarser one, and again at all others.
         field_smoothing: Standard deviation of the Gaussian that smooths the displacement after each update, in spacings
             of the level; up to four times as much where the coarser level left more than a quarter unexplained.
         step: Longest update in one iteration, in spacings of the level; below 0.5 no update folds.
-        tolerance: A level ends when ten iterations raise the similarity by less than this share of it.
+        tolerance: The finest level ends when ten iterations raise the similarity by less than this share of it, the
+            others when they raise it by less than three tenths of that.
         strain_weight: Similarity that a unit of squared strain of the affine part costs, which keeps it from being
             stretched where the images do not ask for it.
         voxels: Largest number of voxels at which the deformation is optimised; larger images are solved at the next
@@ -62,13 +64,13 @@ class Config:
     affine_levels: int = 3
     affine_iterations: int = 40
     window: float = 7.0
-    least_window: float = 27.0
+    finest_window: float = 38.0
     update_smoothing: float = 1.73
     field_smoothing: float = 0.5
     step: float = 0.4
     tolerance: float = 1e-3
     strain_weight: float = 0.05
-    voxels: int = 8_000_000
+    voxels: int = 10_000_000
     work: int = 60_000_000
     time_budget: float = 0.0
     search: bool = True
@@ -125,7 +127,7 @@ _RANGES = (
     ("affine_levels", 1, 12),
     ("affine_iterations", 0, 100_000),
     ("window", 3, 99),
-    ("least_window", 3, 999),
+    ("finest_window", 3, 999),
     ("update_smoothing", 0.5, 20),
     ("field_smoothing", 0, 20),
     ("step", 0.01, 0.5),

@@ -41,6 +41,10 @@ _WIDEST = 0.25
 _REST_SHARE = 0.6
 """Share of a time budget that all but the deformation may take before the grid is made coarser."""
 
+_SMOOTHER, _PATIENT = 1.2, 0.3
+"""Smoothing of an update in that of the next finer level, and tolerance of coarse levels in that of the finest: what
+they leave undone, that one has to make up for at many times the cost."""
+
 _DOUBT = 3.0
 _MOST_DOUBT = 4.0
 """Smoothing of a level, in that of the parameters, where the one before left as much unexplained as it explained; and
@@ -154,7 +158,7 @@ def _deform(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
             displacement = ops.resize_displacement(displacement, shape=level.fixed.grid.shape)
         if began > deadline:
             continue
-        options = replace(_set_deformation(level, levels[-1].spacing, doubt, run.config), deadline=deadline)
+        options = replace(_set_deformation(level, len(levels) - number, doubt, run.config), deadline=deadline)
         notify = run.notifier("deformable", number, len(levels), options.iterations)
         displacement, losses = deform(level, matrix, displacement, options, notify=notify)
         run.record("deformable", level, losses, began)
@@ -182,17 +186,17 @@ def _doubt(loss: float) -> float:
     return min(max(1.0, _DOUBT * loss / max(1 - loss, 1e-6)), _MOST_DOUBT)
 
 
-def _set_deformation(level: Level, finest: float, doubt: float, config: Config) -> GreedyOptions:
-    """What the deformable stage may do at a level of a pyramid whose finest spacing is given."""
+def _set_deformation(level: Level, coarser: int, doubt: float, config: Config) -> GreedyOptions:
+    """What the deformable stage may do at a level which is so many levels coarser than the finest."""
     grid = level.fixed.grid
-    least = min(config.least_window * finest, _WIDEST * max(np.asarray(grid.shape) * grid.spacing))
     affordable = max(_WORTHWHILE, config.work // math.prod(grid.shape))
-    window = max(config.window, least / level.spacing)
+    widest = _WIDEST * max(np.asarray(grid.shape) * grid.spacing) / level.spacing
+    window = config.window if coarser else max(config.window, min(config.finest_window, widest))
     return GreedyOptions(
         min(config.iterations, affordable),
         correlate(level, window),
-        config.update_smoothing,
+        config.update_smoothing * _SMOOTHER ** min(coarser, 2),
         config.field_smoothing * doubt,
         config.step,
-        config.tolerance,
+        config.tolerance * (_PATIENT if coarser else 1.0),
     )

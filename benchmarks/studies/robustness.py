@@ -1,0 +1,98 @@
+"""How often bodies meet that are turned by up to 180 degrees and shifted by up to 100 mm; whether failures are told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from benchmarks import machine
+from benchmarks.studies.cases import Case, make_pair
+
+ANGLES = (0, 30, 60, 90, 120, 150, 180)
+_FURTHEST = 100.0
+_SUCCESS = 5.0
+"""Millimetres of shift; and those of mean error in the brain, of a deformation of up to 12 mm, at which they met."""
+
+
+def measure(python: Path, threads: int, repeats: int, say: Any) -> list[dict[str, Any]]:
+    """Return one row per start: the angle, the error and whether the outcome was trusted."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="keramorph-robustness-") as name:
+        folder = Path(name)
+        environment = machine.make_environment("numpy", threads)
+        subprocess.run(
+            [str(python), "-m", "benchmarks.studies.template", name], cwd=machine.ROOT, env=environment, check=True
+        )
+        fixed, moving = make_pair(Case("2 mm", 2), folder, folder)
+        for angle in ANGLES:
+            for repeat in range(repeats):
+                say(f"{angle} degrees, {repeat + 1} of {repeats}")
+                rows.append({"degrees": angle, **_measure_one(folder, fixed, moving, angle, repeat, environment)})
+    return rows
+
+
+def _measure_one(
+    folder: Path, fixed: Path, moving: Path, angle: int, seed: int, environment: dict[str, str]
+) -> dict[str, Any]:
+    image = sitk.ReadImage(str(moving))
+    turn = _draw_turn(image, angle, np.random.default_rng(1000 * angle + seed))
+    sitk.WriteImage(_reorient(turn_header(image, turn), seed), str(folder / "turned.nii.gz"))
+    command = [sys.executable, "-c", "from keramorph.cli import main; main()", "register", str(fixed)]
+    command += [str(folder / "turned.nii.gz"), "-o", str(folder / "out"), "--overwrite", "--quiet"]
+    done = subprocess.run(command, cwd=machine.ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):
+        return {"exit": done.returncode, "failed": done.stderr.strip()[-200:]}
+    metrics = json.loads((folder / "out" / "summary.json").read_text())["metrics"]
+    error = _measure_error(folder, turn)
+    return {
+        "exit": done.returncode,
+        "error_mm": error,
+        "met": error < _SUCCESS,
+        "seconds": metrics["seconds_total"],
+    }
+
+
+def _draw_turn(image: sitk.Image, angle: int, rng: np.random.Generator) -> sitk.VersorRigid3DTransform:
+    """A turn by an angle about a random axis through the middle, and a shift of up to 100 mm."""
+    axis, shift = rng.normal(size=3), rng.normal(size=3)
+    turn = sitk.VersorRigid3DTransform()
+    turn.SetCenter(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
+    turn.SetRotation((axis / np.linalg.norm(axis)).tolist(), np.deg2rad(angle))
+    turn.SetTranslation((_FURTHEST * rng.uniform() * shift / np.linalg.norm(shift)).tolist())
+    return turn
+
+
+def turn_header(image: sitk.Image, turn: sitk.VersorRigid3DTransform) -> sitk.Image:
+    """The same voxels, in a header that lays them where the turn takes them."""
+    turned = sitk.Image(image)
+    matrix = np.asarray(turn.GetMatrix()).reshape(3, 3)
+    turned.SetDirection((matrix @ np.asarray(image.GetDirection()).reshape(3, 3)).ravel().tolist())
+    turned.SetOrigin(turn.TransformPoint(image.GetOrigin()))
+    return turned
+
+
+def _reorient(image: sitk.Image, seed: int) -> sitk.Image:
+    """The same image with its axes permuted and flipped, which no header may be confused by."""
+    rng = np.random.default_rng(seed)
+    image = sitk.PermuteAxes(image, rng.permutation(3).tolist())
+    return sitk.Flip(image, (rng.random(3) < 0.5).tolist())
+
+
+def _measure_error(folder: Path, turn: sitk.Transform) -> float:
+    """Mean distance in the brain between where the found transform leads and where the turned truth does."""
+    mask = sitk.ReadImage(str(folder / "mask_2mm.nii.gz"))
+    found = sitk.ReadTransform(str(folder / "out" / "transform.h5"))
+    truth = sitk.DisplacementFieldTransform(sitk.ReadImage(str(folder / "truth.nii.gz"), sitk.sitkVectorFloat64))
+    index = np.argwhere(sitk.GetArrayFromImage(mask) > 0)[::97, ::-1].tolist()
+    points = [mask.TransformIndexToPhysicalPoint(place) for place in index]
+    distance = [
+        np.subtract(found.TransformPoint(point), turn.TransformPoint(truth.TransformPoint(point))) for point in points
+    ]
+    return float(np.linalg.norm(distance, axis=-1).mean())
