@@ -91,7 +91,7 @@ def refine(
         return matrix
     for number, level in enumerate(levels[first - 1 :], start=first):
         began = time.perf_counter()
-        matrix, losses = _fit(level, matrix, run, guide, "affine", number, len(levels))
+        matrix, losses = _fit(level, matrix, run, guide, ("affine", number, len(levels)))
         run.record("affine", level, losses, began)
     # Each level fits what it sees: at the last one the way there must still have paid.
     similarity, candidates = guide.at(levels[-1]), [matrix, *instead]
@@ -103,15 +103,14 @@ def _fit(
     matrix: np.ndarray,
     run: Run,
     guide: Guide,
-    stage: Stage,
-    number: int,
-    count: int,
+    place: tuple[Stage, int, int],
     *,
     most: int = 100_000,
 ) -> tuple[np.ndarray, list[float]]:
+    """A matrix fitted at a level; `place` says which stage's it is, its number and how many there are."""
     iterations = min(most, run.config.affine_iterations)
     options = AffineOptions(iterations, guide.at(level), guide.strain_weight, guide.turns_are_free)
-    return fit_affine(level, matrix, options, notify=run.notifier(stage, number, count, options.iterations))
+    return fit_affine(level, matrix, options, notify=run.notifier(*place, iterations))
 
 
 def _choose_start(level: Level, count: int, run: Run, guide: Guide) -> tuple[np.ndarray, list[float]]:
@@ -129,7 +128,7 @@ def _fit_best(
     level: Level, starts: list[np.ndarray], count: int, run: Run, guide: Guide
 ) -> tuple[np.ndarray, list[float]]:
     """The best of the fits from several starts, the most trusted first."""
-    best, *others = (_fit(level, matrix, run, guide, "start", 1, count) for matrix in starts)
+    best, *others = (_fit(level, matrix, run, guide, ("start", 1, count)) for matrix in starts)
     for found in others:
         if found[1][-1] < best[1][-1] - _CLEARLY:
             best = found
@@ -143,6 +142,6 @@ def _screen_turns(level: Level, count: int, run: Run, guide: Guide) -> list[np.n
     similarity = guide.at(small)
     turns = list_turned_starts(small.fixed, small.moving)
     turns.sort(key=lambda matrix: measure_loss(small, matrix, None, similarity))
-    sketches = [_fit(level, matrix, run, guide, "start", 1, count, most=_SKETCH) for matrix in turns[:_CANDIDATES]]
+    sketches = [_fit(level, matrix, run, guide, ("start", 1, count), most=_SKETCH) for matrix in turns[:_CANDIDATES]]
     sketches.sort(key=lambda found: found[1][-1])
     return [matrix for matrix, _ in sketches[:_FINALISTS]]
