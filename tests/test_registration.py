@@ -299,6 +299,20 @@ def test_what_is_masked_out_does_not_draw():
     assert missing == pytest.approx(masked)
 
 
+def test_a_time_budget_ends_the_search_with_what_there_is():
+    phantom, fixed_grid, moving_grid = unequal_pair(3)
+    fixed, moving = phantom.picture(fixed_grid, through=wave), phantom.picture(moving_grid)
+    whole, hasty = (register(fixed, moving, config=Config(time_budget=seconds)) for seconds in (0.0, 1e-3))
+
+    def count(result):
+        return sum(len(record.losses) for record in result.history if record.stage == "deformable")
+
+    assert count(hasty) == 0 < count(whole)
+    assert hasty.outcome.status == "done"
+    assert hasty.transform.displacement_on(fixed_grid).shape == (*fixed_grid.shape, 3)
+    assert hasty.metrics["loss_deformable"] == hasty.metrics["loss_affine"] < hasty.metrics["loss_start"]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [

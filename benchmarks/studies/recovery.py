@@ -13,7 +13,7 @@ from benchmarks import machine
 from benchmarks.studies.cases import CASES, Case, make_pair, measure_errors
 from benchmarks.studies.methods import METHODS, SLOW
 
-_LIMIT = 900
+_LIMIT = 420
 """Seconds after which a program is stopped."""
 
 
@@ -43,8 +43,9 @@ def _measure_one(python: Path, threads: int, case: Case, method: str, pair: tupl
     try:
         printed = _run(command, threads)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as problem:
-        said = (problem.stderr or "").strip().splitlines() if isinstance(problem, subprocess.CalledProcessError) else []
-        return {"failed": (said or [f"no result ({type(problem).__name__})"])[-1][:120]}
+        if isinstance(problem, subprocess.TimeoutExpired):
+            return {"failed": f"no result within {_LIMIT} s"}
+        return {"failed": ((problem.stderr or "").strip().splitlines() or [f"exit {problem.returncode}"])[-1][:120]}
     said = json.loads(printed.strip().splitlines()[-1])
     return {**said, **measure_errors(out, folder / "truth.nii.gz", folder.parent / f"mask_{case.spacing}mm.nii.gz")}
 

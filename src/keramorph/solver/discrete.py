@@ -119,7 +119,8 @@ def _search(fixed: _Described, moved: _Described, spacing: float, reach: int) ->
 def _average(described: _Described, spacing: float) -> _Described:
     """The descriptors of control points: means of those around them."""
     layer = coarsen(Layer(*described), spacing, blur=_BLUR)
-    return described if layer.mask is None else _Described(layer.values, layer.mask, layer.grid)
+    assert layer.mask is not None  # for it was there before
+    return _Described(layer.values, layer.mask, layer.grid)
 
 
 def _list_shifts(grid: Grid, spacing: float, reach: int) -> _Shifts:
