@@ -43,7 +43,7 @@ def _measure_one(
 ) -> dict[str, Any]:
     image = sitk.ReadImage(str(moving))
     turn = _draw_turn(image, angle, np.random.default_rng(1000 * angle + seed))
-    sitk.WriteImage(_reorient(turn_header(image, turn), seed), str(folder / "turned.nii.gz"))
+    sitk.WriteImage(turn_header(_reorient(image, seed), turn), str(folder / "turned.nii.gz"))
     command = [sys.executable, "-c", "from keramorph.cli import main; main()", "register", str(fixed)]
     command += [str(folder / "turned.nii.gz"), "-o", str(folder / "out"), "--overwrite", "--quiet"]
     done = subprocess.run(command, cwd=machine.ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -79,10 +79,10 @@ def turn_header(image: sitk.Image, turn: sitk.VersorRigid3DTransform) -> sitk.Im
 
 
 def _reorient(image: sitk.Image, seed: int) -> sitk.Image:
-    """The same image with its axes permuted and flipped, which no header may be confused by."""
+    """The same body with the voxels' axes permuted and flipped, which no reader of headers may be confused by."""
     rng = np.random.default_rng(seed)
-    image = sitk.PermuteAxes(image, rng.permutation(3).tolist())
-    return sitk.Flip(image, (rng.random(3) < 0.5).tolist())
+    pairs = rng.permutation(["RL", "AP", "IS"])
+    return sitk.DICOMOrient(image, "".join(pair[rng.integers(2)] for pair in pairs))
 
 
 def _measure_error(folder: Path, turn: sitk.Transform) -> float:
