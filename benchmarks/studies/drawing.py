@@ -20,6 +20,7 @@ from benchmarks.studies.robustness import ANGLES
 
 PAGE = RESULTS.parents[1] / "docs" / "reference" / "studies.md"
 _COLUMNS = ("mean mm", "95 % mm", "folds %", "seconds", "memory MB")
+_HEAD = ("degrees", "starts", "met", "failures that said so", "successes flagged")
 _OURS = "#1b7f5c"
 Rows = list[dict[str, Any]]
 
@@ -32,7 +33,7 @@ def print_tables(console: Console, result: dict[str, Any]) -> None:
             table.add_row(row["method"], *_format(row))
         console.print(table)
     if result["robustness"]:
-        table = Table("degrees", "starts", "met", "failures told", "wrongly told", title="Any way round")
+        table = Table(*_HEAD, title="Any way round", title_justify="left")
         for row in _sum_up(result["robustness"]):
             table.add_row(*map(str, row))
         console.print(table)
@@ -102,8 +103,7 @@ def record(result: dict[str, Any]) -> None:
     for case, rows in _group(result["recovery"]).items():
         parts += [f"### {case}", _write_table(("program", *_COLUMNS), [(row["method"], *_format(row)) for row in rows])]
     if result["robustness"]:
-        head = ("degrees", "starts", "met", "failures that said so", "successes flagged")
-        parts += ["### Any way round", _write_table(head, _sum_up(result["robustness"]))]
+        parts += ["### Any way round", _write_table(_HEAD, _sum_up(result["robustness"]))]
     replace_measured(PAGE, "\n\n".join(parts) + "\n")
 
 
@@ -114,8 +114,9 @@ def _group(rows: Rows) -> dict[str, Rows]:
 def _format(row: dict[str, Any]) -> tuple[str, ...]:
     if "failed" in row:
         return (f"failed: {row['failed']}", *[""] * (len(_COLUMNS) - 1))
-    numbers = (row["mean_mm"], row["p95_mm"], row["folds_percent"], row["seconds"], row["memory_mb"])
-    return tuple(f"{number:.{digits}f}" for number, digits in zip(numbers, (3, 2, 3, 1, 0), strict=True))
+    numbers = (row["mean_mm"], row["p95_mm"], row["folds_percent"], row["seconds"])
+    memory = f"{row['memory_mb']:.0f}" if "memory_mb" in row else ""
+    return (*(f"{number:.{digits}f}" for number, digits in zip(numbers, (3, 2, 3, 1), strict=True)), memory)
 
 
 def _sum_up(rows: Rows) -> list[tuple[Any, ...]]:

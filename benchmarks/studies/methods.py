@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
+import re
 import sys
 import tempfile
 import time
@@ -121,6 +121,7 @@ def elastix(fixed: Path, moving: Path) -> tuple[sitk.Image, float]:
     # Mutual information alone: with the default's bending penalty beside it, elastix ends in a segmentation fault here.
     own["Metric"], own["Registration"] = ["AdvancedMattesMutualInformation"], ["MultiResolutionRegistration"]
     own["WriteResultImage"] = ["false"]
+    os.chdir(tempfile.gettempdir())  # where transformix leaves a file of its own
     parameters.AddParameterMap(own)
     began = time.perf_counter()
     _, found = itk.elastix_registration_method(
@@ -159,8 +160,15 @@ def main() -> None:
     name, fixed, moving, out = sys.argv[1:]
     field, seconds = METHODS[name](Path(fixed), Path(moving))
     sitk.WriteImage(sitk.Cast(field, sitk.sitkVectorFloat64), out)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print("\n" + json.dumps({"seconds": seconds, "memory_mb": memory}))
+    print("\n" + json.dumps({"seconds": seconds, **_measure_memory()}))
+
+
+def _measure_memory() -> dict[str, float]:
+    """The most memory that this process held, where the system tells: `ru_maxrss` would be that of its parent, too."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return {}
+    return {"memory_mb": int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1024}
 
 
 if __name__ == "__main__":
