@@ -40,12 +40,8 @@ def main() -> None:
         result = {
             "machine": machine.describe(arguments.threads, versions),
             "missing": missing,
-            "recovery": recovery.measure(
-                peers, arguments.threads, cases, arguments.methods.split(","), lambda text: status.update(text)
-            ),
-            "robustness": robustness.measure(
-                peers, arguments.threads, arguments.repeats, lambda text: status.update(text)
-            ),
+            "recovery": recovery.measure(peers, arguments.threads, cases, arguments.methods.split(","), status.update),
+            "robustness": robustness.measure(peers, arguments.threads, arguments.repeats, status.update),
         }
     (arguments.output / "studies.json").write_text(json.dumps(result, indent=1) + "\n")
     drawing.print_tables(console, result)

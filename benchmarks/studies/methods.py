@@ -63,10 +63,9 @@ def ants(kind: str, **options: Any) -> Callable:
         # "SyNOnly" starts from `initial_transform`: the identity, which is where these pairs lie.
         found = ants.registration(*images, type_of_transform=kind, initial_transform="identity", **options)
         seconds = time.perf_counter() - began
-        steps = [path for path in found["fwdtransforms"] if path.endswith(".nii.gz")]
         transform = sitk.CompositeTransform(3)
         for path in found["fwdtransforms"]:
-            if path in steps:
+            if path.endswith(".nii.gz"):
                 transform.AddTransform(sitk.DisplacementFieldTransform(sitk.ReadImage(path, sitk.sitkVectorFloat64)))
             else:
                 transform.AddTransform(sitk.ReadTransform(path))
@@ -79,7 +78,6 @@ def demons(fixed: Path, moving: Path) -> tuple[sitk.Image, float]:
     images = [sitk.ReadImage(str(path), sitk.sitkFloat32) for path in (fixed, moving)]
     began = time.perf_counter()
     images[1] = sitk.HistogramMatching(sitk.Resample(images[1], images[0]), images[0], 256, 15, True)
-    images[0] = sitk.Cast(images[0], sitk.sitkFloat32)
     field = None
     for shrink, count in ((4, 100), (2, 50), (1, 10)):
         coarse = [sitk.Shrink(sitk.SmoothingRecursiveGaussian(i, shrink / 2.0), [shrink] * 3) for i in images]

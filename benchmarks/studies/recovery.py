@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.studies.cases import CASES, Case, make_pair, measure_errors
 from benchmarks.studies.methods import METHODS, SLOW
+from benchmarks.studies.template import write_template
 
 _LIMIT = 420
 """Seconds after which a program is stopped."""
@@ -22,7 +23,7 @@ def measure(python: Path, threads: int, cases: Iterable[str], methods: Iterable[
     rows = []
     with tempfile.TemporaryDirectory(prefix="keramorph-recovery-") as name:
         template = Path(name)
-        _run([str(python), "-m", "benchmarks.studies.template", str(template)], threads)
+        write_template(python, template, threads)
         for case in (case for case in CASES if case.name in cases):
             folder = template / case.name.replace(" ", "-").replace("%", "percent")
             folder.mkdir()
@@ -42,9 +43,9 @@ def _measure_one(python: Path, threads: int, case: Case, method: str, pair: tupl
     command = [str(python), "-m", "benchmarks.studies.methods", method, *map(str, pair), str(out)]
     try:
         printed = _run(command, threads)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as problem:
-        if isinstance(problem, subprocess.TimeoutExpired):
-            return {"failed": f"no result within {_LIMIT} s"}
+    except subprocess.TimeoutExpired:
+        return {"failed": f"no result within {_LIMIT} s"}
+    except subprocess.CalledProcessError as problem:
         return {"failed": ((problem.stderr or "").strip().splitlines() or [f"exit {problem.returncode}"])[-1][:120]}
     said = json.loads(printed.strip().splitlines()[-1])
     return {**said, **measure_errors(out, folder / "truth.nii.gz", folder.parent / f"mask_{case.spacing}mm.nii.gz")}

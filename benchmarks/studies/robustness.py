@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from benchmarks import machine
 from benchmarks.studies.cases import Case, make_pair
+from benchmarks.studies.template import write_template
 
 ANGLES = (0, 30, 60, 90, 120, 150, 180)
 _FURTHEST = 100.0
@@ -27,9 +28,7 @@ def measure(python: Path, threads: int, repeats: int, say: Any) -> list[dict[str
     with tempfile.TemporaryDirectory(prefix="keramorph-robustness-") as name:
         folder = Path(name)
         environment = machine.make_environment("numpy", threads)
-        subprocess.run(
-            [str(python), "-m", "benchmarks.studies.template", name], cwd=machine.ROOT, env=environment, check=True
-        )
+        write_template(python, folder, threads)
         fixed, moving = make_pair(Case("2 mm", 2), folder, folder)
         for angle in ANGLES:
             for repeat in range(repeats):

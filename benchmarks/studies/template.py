@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import machine
+
 SPACINGS = (1, 2)
+
+
+def write_template(python: Path, folder: Path, threads: int) -> None:
+    """Write the files by the Python of the environment that holds nilearn."""
+    subprocess.run(
+        [str(python), "-m", "benchmarks.studies.template", str(folder)],
+        cwd=machine.ROOT,
+        env=machine.make_environment("numpy", threads),
+        check=True,
+        capture_output=True,
+    )
 
 
 def main() -> None:
