@@ -33,8 +33,8 @@ class Config:
         finest_window: Edge of those windows at the finest level of the deformable stage, in its spacings, if that is no
             more than a quarter of the image: narrow ones tell a structure by its outline alone, wide ones by its
             brightness among its neighbours too.
-        update_smoothing: Standard deviation of the Gaussian that smooths each update, in spacings of the level; a fifth
-            more at the next coarser one, and again at all others.
+        update_smoothing: Standard deviation of the Gaussian that smooths each update, in spacings of the level; two
+            fifths more at the next coarser one, and again at all others.
         field_smoothing: Standard deviation of the Gaussian that smooths the displacement after each update, in spacings
             of the level; up to four times as much where the coarser level left more than a quarter unexplained.
         step: Longest update in one iteration, in spacings of the level; below 0.5 no update folds.
@@ -64,7 +64,7 @@ class Config:
     affine_levels: int = 3
     affine_iterations: int = 40
     window: float = 7.0
-    finest_window: float = 38.0
+    finest_window: float = 45.0
     update_smoothing: float = 1.73
     field_smoothing: float = 0.5
     step: float = 0.4

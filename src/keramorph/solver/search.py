@@ -15,6 +15,7 @@ from keramorph.solver.align import align, correlate, guide_by_correlation, guide
 from keramorph.solver.config import Config
 from keramorph.solver.discrete import deform_discretely
 from keramorph.solver.greedy import GreedyOptions, deform
+from keramorph.solver.histogram import match_histograms
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings
 from keramorph.solver.result import Solution
 from keramorph.solver.run import Initial, Listener, Run, estimate_rest
@@ -41,7 +42,7 @@ _WIDEST = 0.25
 _REST_SHARE = 0.6
 """Share of a time budget that all but the deformation may take before the grid is made coarser."""
 
-_SMOOTHER, _PATIENT = 1.2, 0.3
+_SMOOTHER, _PATIENT = 1.4, 0.3
 """Smoothing of an update in that of the next finer level, and tolerance of coarse levels in that of the finest: what
 they leave undone, that one has to make up for at many times the cost."""
 
@@ -150,7 +151,7 @@ def _count_small(levels: list[Level]) -> int:
 
 def _deform(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
     """Displacement on the finest level's grid, in its voxels."""
-    displacement, doubt = run.begin(levels[0]), 1.0
+    displacement, doubt, bent = run.begin(levels[0]), 1.0, True
     deadline = run.deadline(levels[-1].fixed.grid)
     for number, level in enumerate(levels, start=1):
         began = time.perf_counter()
@@ -158,6 +159,9 @@ def _deform(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
             displacement = ops.resize_displacement(displacement, shape=level.fixed.grid.shape)
         if began > deadline:
             continue
+        if bent and number > 1:
+            matched = match_histograms(level, matrix, displacement)
+            level, bent = matched, matched is not level
         options = replace(_set_deformation(level, len(levels) - number, doubt, run.config), deadline=deadline)
         notify = run.notifier("deformable", number, len(levels), options.iterations)
         displacement, losses = deform(level, matrix, displacement, options, notify=notify)
