@@ -100,9 +100,8 @@ def test_axes_permuted_and_flipped_change_no_physical_answer():
         return Image(array, Grid(array.shape[:-1], affine))
 
     one, other = (register(*pair, config=QUICK) for pair in ((fixed, moving), (turn(fixed), turn(moving))))
-    error = error_inside(phantom, fixed_grid, one.apply_points, other.apply_points)
-    assert error.mean() < 0.02
-    assert error.max() < 0.3
+    points = grid_points(fixed_grid)
+    assert np.abs(one.apply_points(points) - other.apply_points(points)).max() < 0.01
 
 
 def test_swapped_contrast_is_no_obstacle():

@@ -101,6 +101,10 @@ class Namespace:
         """The components along the last axis, as arrays without it: `stack(unstack(x), axis=-1)` is `x`."""
         return tuple(x[..., k] for k in range(x.shape[-1]))
 
+    def flip(self, x: Array, axes: Sequence[int]) -> Array:
+        """The array with some axes running the other way, contiguous in memory."""
+        return self._module.flip(x, tuple(axes))
+
     def stop_gradient(self, x: Array) -> Array:
         """The same values, cut off from differentiation."""
         return x

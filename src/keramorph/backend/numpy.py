@@ -29,6 +29,9 @@ class _Namespace(Namespace):
     def cast(self, x: Array, dtype: str) -> Array:
         return x if _name_of(x.dtype) == dtype else x.astype(dtype)
 
+    def flip(self, x: Array, axes: Sequence[int]) -> Array:
+        return np.ascontiguousarray(np.flip(x, tuple(axes)))
+
     def gather_rows(self, rows: Array, index: Array) -> Array:
         # Laid out channel by channel, so that arithmetic with one weight per position runs along positions: an inner
         # loop over two or three channels costs NumPy three times as much.

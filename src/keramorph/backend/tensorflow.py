@@ -55,6 +55,9 @@ class _Namespace(Namespace):
         dynamic = tf.shape(x)
         return tuple(dynamic[k] if n is None else n for k, n in enumerate(static))
 
+    def flip(self, x: Array, axes: Sequence[int]) -> Array:
+        return tf.reverse(x, list(axes))
+
     def cast(self, x: Array, dtype: str) -> Array:
         return tf.cast(x, dtype)
 

@@ -87,6 +87,9 @@ class _Namespace(Namespace):
     def pad(self, x: Array, widths: Sequence[tuple[int, int]]) -> Array:
         return torch.nn.functional.pad(x, [n for pair in reversed(list(widths)) for n in pair])
 
+    def flip(self, x: Array, axes: Sequence[int]) -> Array:
+        return torch.flip(x, tuple(axes)).contiguous()
+
     def gather_rows(self, rows: Array, index: Array) -> Array:
         return torch.index_select(rows, 0, index.reshape(-1)).reshape(*index.shape, rows.shape[-1])
 

@@ -66,7 +66,7 @@ class LevelRecord:
 
     Args:
         stage: `"affine"` or `"deformable"`.
-        shape: Voxels of the level's fixed grid along each axis.
+        shape: Voxels of the level's fixed grid, its axes laid along z, y and x.
         spacing: Spacing of the level in millimetres.
         losses: Loss before each iteration.
         seconds: Time that the level took.

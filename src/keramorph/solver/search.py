@@ -16,6 +16,7 @@ from keramorph.solver.config import Config
 from keramorph.solver.discrete import deform_discretely
 from keramorph.solver.greedy import GreedyOptions, deform
 from keramorph.solver.histogram import match_histograms
+from keramorph.solver.orientation import Orientation
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings
 from keramorph.solver.result import Solution
 from keramorph.solver.run import Initial, Listener, Run, estimate_rest
@@ -83,6 +84,10 @@ def solve(
     """
     if initial is None and not config.search:
         initial = Initial(np.eye(fixed.grid.ndim + 1))
+    turn, grid = Orientation.of(fixed.grid), fixed.grid
+    fixed, moving = turn.straighten(fixed), Orientation.of(moving.grid).straighten(moving)
+    if initial is not None and initial.displacement is not None:
+        initial = replace(initial, displacement=turn.straighten_field(initial.displacement))
     run = Run(config, listener, initial)
     levels = _build_levels(fixed, moving, config)
     affine_levels = _pick_affine_levels(levels, config)
@@ -100,7 +105,10 @@ def solve(
         levels = levels[: _count_small(levels)]
     displacement, losses = _deform_if_it_pays(levels, matrix, run, measure, way)
     overlap = measure_overlap(affine_levels[0], matrix)
-    return Solution(matrix, displacement, levels[-1].fixed.grid, losses, overlap, contrast, tuple(run.history))
+    displacement = turn.restore_field(displacement)
+    grid = grid.resize(displacement.shape[1:-1])
+    displacement = unfold(displacement, grid, matrix)
+    return Solution(matrix, displacement, grid, losses, overlap, contrast, tuple(run.history))
 
 
 def _deform_if_it_pays(
@@ -114,7 +122,7 @@ def _deform_if_it_pays(
         "affine": measure_loss(level, matrix, begun, measure),
     }
     if run.config.iterations:
-        found = unfold(way(levels, matrix, run), level.fixed.grid, matrix)
+        found = way(levels, matrix, run)
         loss = measure_loss(level, matrix, found, measure)
         if loss < losses["affine"]:
             return found, {**losses, "deformable": loss}
