@@ -158,6 +158,8 @@ def test_a_process_tells_its_output_its_time_and_the_memory_it_held():
     ("code", "said"),
     [
         ("raise ValueError('no such thing')", "ValueError: no such thing"),
+        ("open('/no/such/folder/knee.nii')", "FileNotFoundError: [Errno 2] No such file or directory: 'knee.nii'"),
+        ("raise ValueError('1/2 of it, and a/b/c')", "ValueError: 1/2 of it, and a/b/c"),
         ("import sys; sys.exit(3)", "exit status 3"),
         ("import time; time.sleep(60)", "no result within 1 s"),
     ],
@@ -185,6 +187,18 @@ def test_programs_find_the_shift_of_colour_pictures_and_their_rows_say_so(data, 
         assert row["dice"] > 0.9
         assert 0 < row["seconds_registering"] < row["seconds"]
         assert row["folds_percent"] == 0
+
+
+def test_a_transform_that_is_none_costs_its_row_alone(data, monkeypatch):
+    def run(command, threads, limit):
+        pairs.Path(command[-1]).write_text("nothing of the kind")
+        return running.Finished(0, 'much chatter\n{"seconds": 1.5}\n', "", 2.0, None)
+
+    monkeypatch.setattr(pairs, "run", run)
+    (row,) = pairs.measure(sys.executable, 1, [find_pair(data, "pictures")], [DEMONS], lambda *_: None)
+    assert (row["seconds"], row["seconds_registering"]) == (2.0, 1.5)
+    assert row["failed"]
+    assert str(data) not in row["failed"]
 
 
 @pytest.mark.parametrize(("code", "kept"), [(0, True), (1, True), (2, False), (None, False)])
@@ -266,6 +280,13 @@ def test_what_is_not_there_is_refused_with_what_is(data, capsys, words, said):
     with pytest.raises(SystemExit):
         read_arguments([word.format(data=data) for word in words])
     assert said in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_told_before_hours_of_measuring(data, capsys):
+    (data / "slices" / "moving.csv").unlink()
+    with pytest.raises(SystemExit):
+        read_arguments(["pairs", "--data", str(data)])
+    assert "moving.csv, which is not there" in capsys.readouterr().err
 
 
 def test_with_data_all_three_studies_run_and_without_the_two_on_the_template(data):

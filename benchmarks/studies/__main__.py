@@ -55,9 +55,12 @@ def _find_problem(arguments: argparse.Namespace) -> str | None:
     if "recovery" in studies:
         known["case"] += [case.name for case in CASES]
     if "pairs" in studies:
-        known["case"] += dict.fromkeys(pair.case for pair in pairs.read_pairs(arguments.data, None, None))
-        if not known["case"]:
+        found = pairs.read_pairs(arguments.data, None, None)
+        known["case"] += dict.fromkeys(pair.case for pair in found)
+        if not found:
             return f"no folder in {arguments.data} has a case.json"
+        if missing := pairs.find_missing(found):
+            return f"a case.json names {missing}, which is not there"
     asked = {"study": studies, "case": arguments.cases, "method": arguments.methods}
     for kind, names in asked.items():
         if unknown := [name for name in names or [] if name not in known[kind]]:

@@ -12,12 +12,18 @@ from typing import Any
 import SimpleITK as sitk
 
 from benchmarks.studies.methods import METHODS
-from benchmarks.studies.running import LIMIT, Report, run, write_command, write_peer_command
+from benchmarks.studies.running import LIMIT, Report, run, shorten, write_command, write_peer_command
 from benchmarks.studies.scoring import score
 
 COMMANDS = {"keramorph": (), "keramorph fast": ("--preset", "fast")}
 """Options of the command that a user runs."""
 SIDES = ("fixed", "moving")
+_FILES = (
+    *SIDES,
+    *(f"{side}_{what}" for side in SIDES for what in ("labels", "labels_2", "landmarks")),
+    "landmarks",
+    "flow",
+)
 PROGRAMS = (*COMMANDS, *METHODS["pairs"])
 
 
@@ -44,6 +50,12 @@ def read_pairs(data: Path, cases: list[str] | None, most: int | None) -> list[Pa
         if cases is None or case["case"] in cases:
             pairs += [Pair(case["case"], path.parent, entry) for entry in case["pairs"][:most]]
     return pairs
+
+
+def find_missing(pairs: list[Pair]) -> Path | None:
+    """The first file that a pair names and that is not there."""
+    named = (pair.folder / pair.entry[key] for pair in pairs for key in _FILES if key in pair.entry)
+    return next((path for path in named if not path.exists()), None)
 
 
 def measure(
@@ -73,13 +85,16 @@ def _measure_one(command: list[str], threads: int, pair: Pair, folder: Path) -> 
     # keramorph's 1 means "not to be trusted": there is a transform all the same. Nobody else may end with 1.
     if not out.exists() or finished.code not in ((0, 1) if summary.exists() else (0,)):
         return {"failed": finished.explain(), **finished.measure()}
-    flagged = {"flagged": True} if finished.code == 1 else {}
     if summary.exists():
         own = json.loads(summary.read_text(encoding="utf-8"))["metrics"]["seconds_total"]
     else:
         own = json.loads(finished.output.strip().splitlines()[-1])["seconds"]
-    scores = score(pair.folder, pair.entry, sitk.ReadTransform(str(out)))
-    return {**scores, **finished.measure(), "seconds_registering": own, **flagged}
+    row = {**finished.measure(), "seconds_registering": own}
+    try:
+        row |= score(pair.folder, pair.entry, sitk.ReadTransform(str(out)))
+    except RuntimeError as problem:  # of SimpleITK: a transform that is none is a result, too
+        return {"failed": shorten(str(problem)), **row}
+    return row | ({"flagged": True} if finished.code == 1 else {})
 
 
 def _write_plain(pair: Pair, side: str, folder: Path) -> Path:

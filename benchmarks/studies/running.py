@@ -16,6 +16,7 @@ from benchmarks import machine
 LIMIT = 600.0
 """Seconds after which a program is stopped."""
 _PAUSE = 0.02
+_FOLDER = re.compile(r"(?<![\w.])/(?:[^\s/:'\"]+/)+")
 
 Report = Callable[[int, int, str], None]
 """What a study tells while it runs: how much is done, of how much, and what comes next."""
@@ -40,18 +41,23 @@ class Finished:
     memory_mb: float | None
 
     def explain(self) -> str:
-        """Why there is no result, in a line."""
+        """Why there is no result, in a line that names files without the folders they were in."""
         if self.code is None:
             return f"no result within {self.seconds:.0f} s"
-        said = [line.strip(" │|") for line in self.errors.splitlines() if re.search(r"\w", line)]
         if self.code < 0:
-            said = [f"ended by {signal.Signals(-self.code).name}"]
-        return (said or [f"exit status {self.code}"])[-1][:160]
+            return f"ended by {signal.Signals(-self.code).name}"
+        return shorten(self.errors) or f"exit status {self.code}"
 
     def measure(self) -> dict[str, float]:
         """Seconds and memory, for a row."""
         memory = {} if self.memory_mb is None else {"memory_mb": self.memory_mb}
         return {"seconds": self.seconds, **memory}
+
+
+def shorten(message: str) -> str:
+    """The last line of a message that says anything, without the folders of the files that it names."""
+    said = [line.strip(" │|") for line in message.splitlines() if re.search(r"\w", line)]
+    return _FOLDER.sub("", said[-1])[:160] if said else ""
 
 
 def run(command: list[str], threads: int, limit: float = LIMIT) -> Finished:
