@@ -30,14 +30,13 @@ def prepare(folder: Path, *, extra: str = "bench") -> tuple[Path, dict[str, str]
     if record.exists():
         state = json.loads(record.read_text())
         if state["wanted"] == wanted and state["base"] == sys.prefix and python.exists():
-            return python, state["versions"], state["missing"]
+            return python, _read_versions(python, [_name(package) for package in wanted]), state["missing"]
     print(f"Installing {', '.join(map(_name, wanted))} into {folder.name} (a minute, once) ...", flush=True)
     venv.create(folder, with_pip=True, clear=True, symlinks=sys.platform != "win32")
     _share_packages(python)
     missing = {_name(package): reason for package in wanted if (reason := _install(python, package))}
-    versions = _read_versions(python, [_name(package) for package in wanted])
-    record.write_text(json.dumps({"wanted": wanted, "base": sys.prefix, "versions": versions, "missing": missing}))
-    return python, versions, missing
+    record.write_text(json.dumps({"wanted": wanted, "base": sys.prefix, "missing": missing}))
+    return python, _read_versions(python, [_name(package) for package in wanted]), missing
 
 
 def _read_wanted(extra: str) -> list[str]:
@@ -75,8 +74,9 @@ def _install(python: Path, package: str) -> str | None:
 def _read_versions(python: Path, names: list[str]) -> dict[str, str]:
     code = (
         "import importlib.metadata as m, json, sys\n"
-        "found = {d.metadata['Name'].lower(): d.version for d in m.distributions()}\n"
-        "print(json.dumps({n: found[n.lower()] for n in sys.argv[1:] if n.lower() in found}))"
+        "plain = lambda name: name.lower().replace('_', '-')\n"
+        "found = {plain(d.metadata['Name']): d.version for d in m.distributions()}\n"
+        "print(json.dumps({n: found[plain(n)] for n in sys.argv[1:] if plain(n) in found}))"
     )
     done = subprocess.run([python, "-c", code, *names], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)

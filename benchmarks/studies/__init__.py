@@ -1,1 +1,1 @@
-"""How well registrations find what is known: deformations made up on a template, and bodies turned any way round."""
+"""How well registrations find what is known, on a template, and how they do on pairs of real images."""

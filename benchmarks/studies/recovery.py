@@ -3,57 +3,47 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
 from benchmarks.studies.cases import CASES, Case, make_pair, measure_errors
 from benchmarks.studies.methods import METHODS, SLOW
+from benchmarks.studies.running import Report, run, write_peer_command
 from benchmarks.studies.template import write_template
 
-_LIMIT = 420
-"""Seconds after which a program is stopped."""
+PROGRAMS = tuple(METHODS["recovery"])
 
 
-def measure(python: Path, threads: int, cases: Iterable[str], methods: Iterable[str], say: Any) -> list[dict[str, Any]]:
-    """Return one row per case and program; a program that fails gets a row with the reason."""
-    rows = []
+def measure(
+    python: Path, threads: int, cases: list[str], programs: list[str], report: Report
+) -> Iterator[dict[str, Any]]:
+    """Yield one row per case and program; a program that fails gets a row with the reason."""
+    chosen = [(case, [name for name in programs if case.patient or name not in SLOW]) for case in CASES]
+    chosen = [(case, names) for case, names in chosen if case.name in cases]
+    total, done = sum(len(names) for _, names in chosen), 0
     with tempfile.TemporaryDirectory(prefix="keramorph-recovery-") as name:
         template = Path(name)
         write_template(python, template, threads)
-        for case in (case for case in CASES if case.name in cases):
+        for case, names in chosen:
             folder = template / case.name.replace(" ", "-").replace("%", "percent")
             folder.mkdir()
             pair = make_pair(case, template, folder)
-            for method in (method for method in METHODS if method in methods):
-                if method in SLOW and not case.patient:
-                    continue
-                say(f"{case.name}: {method}")
-                rows.append({"case": case.name, "method": method, **_measure_one(python, threads, case, method, pair)})
-    return rows
+            for program in names:
+                report(done, total, f"{case.name}: {program}")
+                yield {"case": case.name, "method": program, **_measure_one(python, threads, case, program, pair)}
+                done += 1
 
 
-def _measure_one(python: Path, threads: int, case: Case, method: str, pair: tuple[Path, Path]) -> dict[str, Any]:
+def _measure_one(python: Path, threads: int, case: Case, program: str, pair: tuple[Path, Path]) -> dict[str, Any]:
     folder = pair[0].parent
-    out = folder / "found.nii.gz"
+    out = folder / "found.h5"
     out.unlink(missing_ok=True)
-    command = [str(python), "-m", "benchmarks.studies.methods", method, *map(str, pair), str(out)]
-    try:
-        printed = _run(command, threads)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"no result within {_LIMIT} s"}
-    except subprocess.CalledProcessError as problem:
-        return {"failed": ((problem.stderr or "").strip().splitlines() or [f"exit {problem.returncode}"])[-1][:120]}
-    said = json.loads(printed.strip().splitlines()[-1])
-    return {**said, **measure_errors(out, folder / "truth.nii.gz", folder.parent / f"mask_{case.spacing}mm.nii.gz")}
-
-
-def _run(command: list[str], threads: int) -> str:
-    environment = machine.make_environment("numpy", threads)
-    done = subprocess.run(
-        command, cwd=machine.ROOT, env=environment, capture_output=True, text=True, check=True, timeout=_LIMIT
-    )
-    return done.stdout
+    finished = run(write_peer_command(python, "recovery", program, pair, out), threads)
+    if finished.code != 0:
+        return {"failed": finished.explain()}
+    said = json.loads(finished.output.strip().splitlines()[-1])
+    errors = measure_errors(out, folder / "truth.nii.gz", folder.parent / f"mask_{case.spacing}mm.nii.gz")
+    # The seconds of the deformation alone take the place of the whole process'.
+    return {**finished.measure(), **said, **errors}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from benchmarks import machine
 from benchmarks.studies.cases import Case, make_pair
+from benchmarks.studies.running import Report, run, write_command
 from benchmarks.studies.template import write_template
 
 ANGLES = (0, 30, 60, 90, 120, 150, 180)
@@ -22,36 +21,30 @@ _SUCCESS = 5.0
 """Millimetres of shift; and those of mean error in the brain, of a deformation of up to 12 mm, at which they met."""
 
 
-def measure(python: Path, threads: int, repeats: int, say: Any) -> list[dict[str, Any]]:
-    """Return one row per start: the angle, the error and whether the outcome was trusted."""
-    rows = []
+def measure(python: Path, threads: int, repeats: int, report: Report) -> Iterator[dict[str, Any]]:
+    """Yield one row per start: the angle, the error and whether the outcome was trusted."""
     with tempfile.TemporaryDirectory(prefix="keramorph-robustness-") as name:
         folder = Path(name)
-        environment = machine.make_environment("numpy", threads)
         write_template(python, folder, threads)
-        fixed, moving = make_pair(Case("2 mm", 2), folder, folder)
-        for angle in ANGLES:
+        pair = make_pair(Case("2 mm", 2), folder, folder)
+        for place, angle in enumerate(ANGLES):
             for repeat in range(repeats):
-                say(f"{angle} degrees, {repeat + 1} of {repeats}")
-                rows.append({"degrees": angle, **_measure_one(folder, fixed, moving, angle, repeat, environment)})
-    return rows
+                report(place * repeats + repeat, len(ANGLES) * repeats, f"{angle} degrees")
+                yield {"degrees": angle, **_measure_one(pair, angle, repeat, threads)}
 
 
-def _measure_one(
-    folder: Path, fixed: Path, moving: Path, angle: int, seed: int, environment: dict[str, str]
-) -> dict[str, Any]:
-    image = sitk.ReadImage(str(moving))
+def _measure_one(pair: tuple[Path, Path], angle: int, seed: int, threads: int) -> dict[str, Any]:
+    fixed, folder = pair[0], pair[0].parent
+    image = sitk.ReadImage(str(pair[1]))
     turn = _draw_turn(image, angle, np.random.default_rng(1000 * angle + seed))
     sitk.WriteImage(turn_header(_reorient(image, seed), turn), str(folder / "turned.nii.gz"))
-    command = [sys.executable, "-c", "from keramorph.cli import main; main()", "register", str(fixed)]
-    command += [str(folder / "turned.nii.gz"), "-o", str(folder / "out"), "--overwrite", "--quiet"]
-    done = subprocess.run(command, cwd=machine.ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 1):
-        return {"exit": done.returncode, "failed": done.stderr.strip()[-200:]}
+    finished = run(write_command(fixed, folder / "turned.nii.gz", folder / "out"), threads)
+    if finished.code not in (0, 1):
+        return {"exit": finished.code, "failed": finished.explain()}
     metrics = json.loads((folder / "out" / "summary.json").read_text())["metrics"]
     error = _measure_error(folder, turn)
     return {
-        "exit": done.returncode,
+        "exit": finished.code,
         "error_mm": error,
         "met": error < _SUCCESS,
         "seconds": metrics["seconds_total"],
