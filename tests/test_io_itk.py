@@ -1,5 +1,6 @@
 """ITK's transform files: SimpleITK moves points and resamples through them exactly as we do."""
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
@@ -183,17 +184,33 @@ def test_simpleitk_resamples_through_our_file_as_we_do(tmp_path, ndim, fastest, 
     assert 0.2 < np.mean(expected != -7) <= 1
 
 
+@pytest.mark.parametrize("fastest", ["last", "first"])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_field_in_single_precision_takes_half_the_file_and_moves_points_alike(tmp_path, ndim, fastest):
+    grid = make_grid(ndim, seed=3, shape=(40,) * ndim, fastest=fastest)
+    field = np.random.default_rng(0).uniform(-2, 2, (*grid.shape, ndim))
+    names = {}
+    for dtype in (np.float64, np.float32):
+        names[dtype] = tmp_path / f"{np.dtype(dtype).name}.h5"
+        write_transform(
+            CompositeTransform([DisplacementTransform(field.astype(dtype), grid), make_affine(ndim)]), names[dtype]
+        )
+    sizes = [names[dtype].stat().st_size for dtype in (np.float32, np.float64)]
+    assert sizes[0] < 0.7 * sizes[1]
+    points = grid.to_physical(np.random.default_rng(1).uniform(1, 38, (50, ndim)))
+    single, double = (simpleitk_points(names[dtype], points) for dtype in (np.float32, np.float64))
+    np.testing.assert_allclose(single, double, rtol=0, atol=1e-5)
+
+
 def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "transform.h5"
     write_transform(make_affine(3), path)
     before = path.read_bytes()
 
-    def fail(transform, name):
-        with open(name, "wb") as stream:
-            stream.write(b"half")
-        raise RuntimeError("disk full")
+    def fail(group, name, **_):
+        raise OSError("disk full")
 
-    monkeypatch.setattr(sitk, "WriteTransform", fail)
+    monkeypatch.setattr(h5py.Group, "create_dataset", fail)
     with pytest.raises(FileError, match="cannot write"):
         write_transform(make_affine(3, 1), path)
     assert path.read_bytes() == before

@@ -9,18 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from keramorph.errors import FileError, InputError, OptionError
 from keramorph.io.integrity import check_whole
-from keramorph.io.simpleitk import from_simpleitk, quiet, to_simpleitk
+from keramorph.io.simpleitk import from_simpleitk, place, quiet, to_memory_order, to_simpleitk
 from keramorph.io.writing import replacing
 from keramorph.space import Grid, Image
 
 Step: TypeAlias = np.ndarray | tuple[np.ndarray, Grid]
 """A homogeneous matrix, or a displacement field `(*grid.shape, ndim)` in millimetres (x, y, z) with its grid."""
+
+
+class _Entry(NamedTuple):
+    """A transform in an ITK file, by the name of its class; `fixed` is what no optimiser would change."""
+
+    name: str
+    fixed: np.ndarray | None = None
+    parameters: np.ndarray | None = None
+
 
 FIELDS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 LINEAR = (".tfm", ".txt", ".mat")
@@ -78,9 +87,9 @@ def write_steps(steps: Sequence[Step], path: str | Path) -> None:
     if name.endswith(FIELDS):
         content, write = _only_field(steps, path), sitk.WriteImage
     elif name.endswith(LINEAR):
-        content, write = _from_step(_product(steps, path)), sitk.WriteTransform
+        content, write = _from_matrix(_product(steps, path)), sitk.WriteTransform
     elif name.endswith(COMPOSITE):
-        content, write = _to_composite(steps), sitk.WriteTransform
+        content, write = _to_composite(steps), _write_composite
     else:
         raise OptionError(
             f"A transform file must end in one of {', '.join((*COMPOSITE, *LINEAR, *FIELDS))}. Received: "
@@ -147,12 +156,10 @@ def _to_matrix(transform: Any) -> np.ndarray:
     return matrix
 
 
-def _from_step(step: Step) -> Any:
-    """ITK transform of one step."""
+def _from_matrix(step: np.ndarray) -> Any:
+    """ITK transform of a matrix."""
     import SimpleITK as sitk
 
-    if isinstance(step, tuple):
-        return sitk.DisplacementFieldTransform(_to_vector_image(step, np.float64))
     ndim = len(step) - 1
     transform = sitk.AffineTransform(ndim)
     transform.SetMatrix(np.asarray(step, dtype=np.float64)[:ndim, :ndim].ravel().tolist())
@@ -160,23 +167,44 @@ def _from_step(step: Step) -> Any:
     return transform
 
 
-def _to_vector_image(step: tuple[np.ndarray, Grid], dtype: Any) -> Any:
-    """SimpleITK image of a displacement field."""
-    displacement, grid = step
-    return to_simpleitk(Image(np.asarray(displacement, dtype=dtype), grid))
-
-
-def _to_composite(steps: Sequence[Step]) -> Any:
-    """ITK composite: what is applied first is added last."""
-    import SimpleITK as sitk
-
+def _to_composite(steps: Sequence[Step]) -> list[_Entry]:
+    """Entries of an ITK composite: what is applied first comes last."""
     if not steps:
         raise InputError("A transform must have at least one step. Received: steps=[]. Pass an identity matrix.")
-    first = steps[0]
-    composite = sitk.CompositeTransform(first[1].ndim if isinstance(first, tuple) else len(first) - 1)
-    for step in reversed(steps):
-        composite.AddTransform(_from_step(step))
-    return composite
+    ndim = steps[0][1].ndim if isinstance(steps[0], tuple) else len(steps[0]) - 1
+    return [_Entry(f"CompositeTransform_double_{ndim}_{ndim}"), *(_to_entry(step) for step in reversed(steps))]
+
+
+def _to_entry(step: Step) -> _Entry:
+    if not isinstance(step, tuple):
+        ndim = len(step) - 1
+        linear, shift = step[:ndim, :ndim].ravel(), step[:ndim, ndim]
+        parameters = np.concatenate([linear, shift]).astype(np.float64)
+        return _Entry(f"AffineTransform_double_{ndim}_{ndim}", np.zeros(ndim), parameters)
+    field, grid = step
+    ndim, placed = grid.ndim, place(grid)
+    # ITK turns a field in single precision into a double one as it reads it: half the file, and nothing lost.
+    dtype, precision = (np.float32, "float") if field.dtype == np.float32 else (np.float64, "double")
+    parameters = np.ascontiguousarray(to_memory_order(field, grid), dtype=dtype)
+    name = f"DisplacementFieldTransform_{precision}_{ndim}_{ndim}"
+    fixed = np.concatenate([placed.size, placed.origin, placed.spacing, placed.direction.ravel()])
+    return _Entry(name, fixed.astype(np.float64), parameters.reshape(-1))
+
+
+def _write_composite(entries: list[_Entry], path: str) -> None:
+    """Write the entries as ITK's own writer would, but without a copy of each field in double precision."""
+    import h5py
+
+    try:
+        with h5py.File(path, "w") as file:
+            for number, entry in enumerate(entries):
+                group = file.create_group(f"TransformGroup/{number}")
+                group.create_dataset("TransformType", data=[entry.name], dtype=h5py.string_dtype("ascii"))
+                if entry.parameters is not None:
+                    group.create_dataset("TransformFixedParameters", data=entry.fixed)
+                    group.create_dataset("TransformParameters", data=entry.parameters)
+    except OSError as problem:
+        raise RuntimeError(str(problem)) from problem
 
 
 def _product(steps: Sequence[Step], path: Path) -> np.ndarray:
@@ -198,4 +226,4 @@ def _only_field(steps: Sequence[Step], path: Path) -> Any:
             f"A {path.suffix} file holds one displacement field. Received: path={str(path)!r} for {len(steps)} steps. "
             "Write .h5, or make one field of them with `displacement_on(grid)`."
         )
-    return _to_vector_image(step, np.float32)
+    return to_simpleitk(Image(np.asarray(step[0], dtype=np.float32), step[1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,29 +76,47 @@ def to_simpleitk(image: Image) -> Any:
     """
     import SimpleITK as sitk
 
-    array, matrix = _in_memory_order(image)
-    ndim = image.grid.ndim
+    placed, values = place(image.grid), _storable(to_memory_order(image.array, image.grid))
+    result = sitk.GetImageFromArray(values if image.channels > 1 else values[..., 0], isVector=image.channels > 1)
+    result.SetSpacing(placed.spacing.tolist())
+    result.SetDirection(placed.direction.ravel().tolist())
+    result.SetOrigin(placed.origin.tolist())
+    return result
+
+
+class Placement(NamedTuple):
+    """A grid as ITK tells it, its first axis being the one that a file stores first; directions are columns."""
+
+    size: np.ndarray
+    origin: np.ndarray
+    spacing: np.ndarray
+    direction: np.ndarray
+
+
+def place(grid: Grid) -> Placement:
+    """Return a grid in ITK's terms.
+
+    Raises:
+        InputError: If the grid is sheared: ITK's axes are orthogonal.
+    """
+    ndim = grid.ndim
+    order = slice(None) if grid.fastest == "first" else slice(None, None, -1)
+    matrix = grid.matrix[:, order]
     spacing = np.linalg.norm(matrix, axis=0)
     direction = matrix / spacing
     if np.abs(direction.T @ direction - np.eye(ndim)).max() > _ORTHONORMAL:
         raise InputError(
-            f"ITK's images have orthogonal axes, this grid is sheared. Received: affine={image.grid.affine.tolist()}. "
+            f"ITK's images have orthogonal axes, this grid is sheared. Received: affine={grid.affine.tolist()}. "
             "Resample the image on an orthogonal grid first, for example with `transform.resample(image, grid)`."
         )
-    values = _storable(array)
-    result = sitk.GetImageFromArray(values if image.channels > 1 else values[..., 0], isVector=image.channels > 1)
-    result.SetSpacing(spacing.tolist())
-    result.SetDirection(direction.ravel().tolist())
-    result.SetOrigin(image.grid.affine[:ndim, ndim].tolist())
-    return result
+    return Placement(np.asarray(grid.shape[order]), grid.affine[:ndim, ndim], spacing, direction)
 
 
-def _in_memory_order(image: Image) -> tuple[np.ndarray, np.ndarray]:
-    """Array with ITK's first index axis last, and the matrix whose columns follow ITK's index axes."""
-    grid, ndim = image.grid, image.grid.ndim
+def to_memory_order(array: np.ndarray, grid: Grid) -> np.ndarray:
+    """Values `(*grid.shape, channels)` with the axis that a file stores first as the last one before the channels."""
     if grid.fastest == "first":
-        return image.array.transpose(*range(ndim - 1, -1, -1), ndim), grid.matrix
-    return image.array, grid.matrix[:, ::-1]
+        return array.transpose(*range(grid.ndim - 1, -1, -1), grid.ndim)
+    return array
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
