@@ -98,7 +98,7 @@ def write_steps(steps: Sequence[Step], path: str | Path) -> None:
     with replacing(path) as temporary, quiet():
         try:
             write(content, str(temporary))
-        except RuntimeError as problem:
+        except (OSError, RuntimeError) as problem:
             raise FileError(
                 f"ITK cannot write the transform. Received: path={str(path)!r}. Check that the disk is not full."
             ) from problem
@@ -195,16 +195,13 @@ def _write_composite(entries: list[_Entry], path: str) -> None:
     """Write the entries as ITK's own writer would, but without a copy of each field in double precision."""
     import h5py
 
-    try:
-        with h5py.File(path, "w") as file:
-            for number, entry in enumerate(entries):
-                group = file.create_group(f"TransformGroup/{number}")
-                group.create_dataset("TransformType", data=[entry.name], dtype=h5py.string_dtype("ascii"))
-                if entry.parameters is not None:
-                    group.create_dataset("TransformFixedParameters", data=entry.fixed)
-                    group.create_dataset("TransformParameters", data=entry.parameters)
-    except OSError as problem:
-        raise RuntimeError(str(problem)) from problem
+    with h5py.File(path, "w") as file:
+        for number, entry in enumerate(entries):
+            group = file.create_group(f"TransformGroup/{number}")
+            group.create_dataset("TransformType", data=[entry.name], dtype=h5py.string_dtype("ascii"))
+            if entry.parameters is not None:
+                group.create_dataset("TransformFixedParameters", data=entry.fixed)
+                group.create_dataset("TransformParameters", data=entry.parameters)
 
 
 def _product(steps: Sequence[Step], path: Path) -> np.ndarray:
