@@ -2,11 +2,13 @@
 
 The joint histogram counts each voxel through cubic B-spline windows along both intensities, so that it changes smoothly
 with the moved image. The similarity is the mutual information in units of the mean entropy, 2 I / (H_f + H_m): it does
-not grow, as I does, where an overlap shrinks onto what holds many intensities.
+not grow, as I does, where an overlap shrinks onto what holds many intensities. Where it is not to be normalised, its
+unit is the largest that so many bins allow.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,10 +32,11 @@ class _Histogram(NamedTuple):
 
 @dataclass(frozen=True)
 class MutualInformation:
-    """Normalised mutual information of two images in [0, 1].
+    """Mutual information of two images in [0, 1].
 
     Args:
         bins: Of the histogram along each intensity.
+        normalised: Whether it is measured by the mean entropy of the images.
 
     References:
         Mattes et al., PET-CT image registration in the chest using free-form deformations, 2003,
@@ -42,6 +45,7 @@ class MutualInformation:
     """
 
     bins: int = 32
+    normalised: bool = True
 
     def prepare(self, fixed: Array) -> Array:
         """Window of each fixed voxel, `(voxels, bins)`."""
@@ -66,17 +70,23 @@ class MutualInformation:
         # Derivatives of I and of H_f + H_m to each probability; their sums to 1 keep what is constant out.
         gain = xp.log(joint / (of_fixed * of_moved))
         cost = -xp.log(of_fixed * of_moved)
-        change = (2 * found.share) * (gain * entropy - information * cost) / (entropy * entropy)
+        if self.normalised:
+            change = (2 * found.share) * (gain * entropy - information * cost) / (entropy * entropy)
+        else:
+            change = found.share * gain / math.log(self.bins)
         change = (change - xp.sum(change * joint)) / found.total
         shape = xp.shape(moved)
         slopes = _slope(offsets) * (self.bins - 3)
         derivative = xp.reshape(xp.sum(xp.matmul(prepared, change) * slopes, axis=-1), shape) * weight
         scatter = self._scatter(xp, joint, of_fixed)
-        curvature = weight * (2 * found.share / (entropy * scatter * found.total))
+        unit = entropy if self.normalised else 2 * math.log(self.bins)
+        curvature = weight * (2 * found.share / (unit * scatter * found.total))
         return Comparison(self._weigh_up(found), derivative, curvature)
 
     def _weigh_up(self, found: _Histogram) -> Array:
-        return 2 * found.share * found.information / found.entropy
+        if self.normalised:
+            return 2 * found.share * found.information / found.entropy
+        return found.share * found.information / math.log(self.bins)
 
     def _count(self, xp: Any, fixed: Array, moved: Array, weight: Array) -> _Histogram:
         column = xp.reshape(weight, (-1, 1))
