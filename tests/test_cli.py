@@ -15,9 +15,11 @@ import yaml
 
 from keramorph import registration
 from keramorph.cli import app, command, main
-from keramorph.cli.register import Preset
+from keramorph.cli.config_file import format_config
+from keramorph.cli.register import Metric, Preset
 from keramorph.errors import OptionError
 from keramorph.io import from_simpleitk
+from keramorph.report import scores
 from keramorph.solver import Config, Outcome, Progress, config
 
 HEAVY = ("numpy", "scipy", "matplotlib", "SimpleITK", "keras", "tensorflow", "torch", "jax")
@@ -351,6 +353,25 @@ def test_the_command_line_offers_the_presets_that_there_are():
         Config.preset("quick")
 
 
+@pytest.mark.parametrize("words", [("--metric", "ncc"), ("--config", "metric.yaml")], ids=["option", "file"])
+def test_a_named_metric_reaches_the_solver_and_the_summary(words, pictures, shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "metric.yaml").write_text("metric: ncc\n")
+    code, told, _ = shell("register", *pictures, "-o", tmp_path / "out", *words)
+    assert code == 0
+    assert "Metric: correlation (as asked for)." in told
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["metric"] == {"name": "ncc", "reason": "as asked for"}
+    assert summary["config"]["metric"] == "ncc"
+
+
+def test_the_command_line_offers_the_metrics_that_there_are_and_has_words_for_each():
+    names = [metric.value for metric in Metric]
+    assert names == list(get_args(config.Metric))
+    assert names[1:] == list(scores.METRICS)
+    assert yaml.safe_load(format_config(Config(metric="ngf")))["metric"] == "ngf"
+
+
 def test_parameters_are_shown_and_read_back(shell, tmp_path):
     code, shown, _ = shell("register", "--print-config", "--preset", "fast", "--seed", "7", "--already-aligned")
     assert code == 0
@@ -371,6 +392,7 @@ def test_parameters_are_shown_and_read_back(shell, tmp_path):
         ("windw: 9\niterations: 1.5\n", ["windw", "did you mean window?", "iterations", "1.5"]),
         ("step: 0.9\n", ["step", "between 0.01 and 0.5", "0.9"]),
         ("search: 1\n", ["search", "1"]),
+        ("metric: ssd\n", ["metric", "lncc", "ssd"]),
         ("- a\n", ["names and values", "list"]),
         ("a: [\n", ["YAML", "config.yaml"]),
     ],
@@ -419,6 +441,7 @@ def test_a_start_and_masks_are_taken(shell, pictures, done, tmp_path):
         (["--already-aligned", "--initial", "x.h5"], "one start"),
         (["--device", "cuda"], "numpy:cuda"),
         (["--engine", "cupy"], "cupy"),
+        (["--metric", "cc"], "cc"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(shell, pictures, tmp_path, words, told):

@@ -13,8 +13,8 @@ import numpy as np
 from keramorph import backend, ops
 from keramorph.errors import ArrayTypeError, OptionError, ShapeError
 from keramorph.io import read_image
-from keramorph.solver import Config, Initial, LevelRecord, Outcome, Progress, Solution, solve
-from keramorph.solver.intensity import scale_intensity
+from keramorph.solver import Config, Initial, LevelRecord, MetricChoice, Outcome, Progress, Solution, solve
+from keramorph.solver.intensity import Span, measure_span, scale_intensity
 from keramorph.solver.mapping import to_engine, to_numpy
 from keramorph.solver.pyramid import Layer, finest_spacing
 from keramorph.solver.trust import judge
@@ -50,13 +50,13 @@ class RegistrationResult:
             large for the solver.
         inverse: From moving to fixed points.
         outcome: Whether the result can be trusted, and what speaks against it.
-        metrics: Numbers by name. `loss_start`, `loss_affine` and `loss_deformable` are 1 minus the similarity: the mean
-            squared local correlation at the finest level, or, where that found nothing, the likeness of
-            self-similarities; `overlap` is the share of the fixed image inside the moving one and `contrast` how much
-            more alike they are than when shifted apart; `folds_percent`, `jacobian_min` and `jacobian_max` describe the
-            local change of volume; `displacement_mean_mm` and `displacement_max_mm` the deformable part, and
-            `spacing_mm` its finest spacing; `inverse_residual_mean_mm` and `inverse_residual_max_mm` the error of the
-            inverse; `seconds_affine`, `seconds_deformable` and `seconds_total` the time.
+        metric: What the images were compared by, and why.
+        metrics: Numbers by name. `loss_start`, `loss_affine` and `loss_deformable` are 1 minus the similarity, by the
+            metric at the finest level; `overlap` is the share of the fixed image inside the moving one and `contrast`
+            how much more alike they are than when shifted apart; `folds_percent`, `jacobian_min` and `jacobian_max`
+            describe the local change of volume; `displacement_mean_mm` and `displacement_max_mm` the deformable part,
+            and `spacing_mm` its finest spacing; `inverse_residual_mean_mm` and `inverse_residual_max_mm` the error of
+            the inverse; `seconds_affine`, `seconds_deformable` and `seconds_total` the time.
         history: Losses and seconds of each level.
         config: The parameters.
 
@@ -74,6 +74,7 @@ class RegistrationResult:
     transform: CompositeTransform
     inverse: CompositeTransform
     outcome: Outcome
+    metric: MetricChoice
     metrics: dict[str, float]
     history: tuple[LevelRecord, ...] = field(repr=False)
     config: Config
@@ -135,7 +136,8 @@ def register(
     """Return the moving image laid on the fixed one, with the transform that does it and its inverse.
 
     The images may differ in size, spacing, orientation and position; their physical grids say how. They are compared by
-    the squared local correlation of their intensities, the mean of the channels where there are several. First the
+    the squared local correlation of their intensities, the mean of the channels where there are several, or by what
+    `Config.metric` names. First the
     best of several starts (headers, centres, centres of mass, principal axes), then an affine transform, then a
     diffeomorphic deformation, each from coarse to fine. Images that are alike by this measure nowhere, a CT and an MRI
     for one, are moved by a small affine transform after their mutual information and deformed by a search of their
@@ -185,8 +187,7 @@ def register(
             f"Fixed and moving image must have the same number of axes. Received: fixed of shape {fixed.grid.shape}, "
             f"moving of shape {moving.grid.shape}. Pick one slice of the larger one, or compare two volumes."
         )
-    fixed_layer = _to_layer(fixed, "fixed", masks[0], like)
-    moving_layer = _to_layer(moving, "moving", masks[1], like)
+    fixed_layer, moving_layer = _to_layers((fixed, moving), masks, like, together=config.metric == "mse")
     start = None if initial is None else _to_initial(initial, fixed.grid, like)
     solution = solve(fixed_layer, moving_layer, config, initial=start, listener=progress)
     return _wrap_up(fixed, moving, solution, config, began)
@@ -207,11 +208,19 @@ def _choose_arrays(engine: str) -> Any:
         ) from None
 
 
-def _to_layer(image: Image, name: str, mask: Any, like: Any) -> Layer:
-    """The image as the solver takes it, in the arrays of the engine of `like`."""
-    where = None if mask is None else _read_mask(mask, image.grid, name)
-    values, known = scale_intensity(image, name=name, where=where)
-    return Layer(to_engine(values, like), None if known is None else to_engine(known, like), image.grid)
+def _to_layers(images: tuple[Image, Image], masks: tuple[Any, Any], like: Any, *, together: bool) -> list[Layer]:
+    """The images as the solver takes them, in the arrays of the engine of `like`; `together` keeps them in one unit."""
+    named = list(zip(images, ("fixed", "moving"), masks, strict=True))
+    given = [(i, name, None if mask is None else _read_mask(mask, i.grid, name)) for i, name, mask in named]
+    span = None
+    if together:
+        spans = [measure_span(image, name=name, where=where) for image, name, where in given]
+        span = Span(min(one.low for one in spans), max(one.high for one in spans))
+    layers = []
+    for image, name, where in given:
+        values, known = scale_intensity(image, name=name, where=where, span=span)
+        layers.append(Layer(to_engine(values, like), None if known is None else to_engine(known, like), image.grid))
+    return layers
 
 
 def _read_mask(mask: Any, grid: Grid, name: str) -> np.ndarray:
@@ -275,7 +284,9 @@ def _wrap_up(fixed: Image, moving: Image, solution: Solution, config: Config, be
     }
     inverse = CompositeTransform([affine.inverse(), back])
     outcome = judge(solution, folds=metrics["folds_percent"])
-    return RegistrationResult(fixed, moving, moved, transform, inverse, outcome, metrics, solution.history, config)
+    return RegistrationResult(
+        fixed, moving, moved, transform, inverse, outcome, solution.metric, metrics, solution.history, config
+    )
 
 
 def _measure_field(solution: Solution, field_mm: np.ndarray) -> dict[str, float]:

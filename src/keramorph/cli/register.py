@@ -24,12 +24,25 @@ class Preset(Enum):
     accurate = "accurate"
 
 
+class Metric(Enum):
+    """The metrics by their names, as the command line offers them."""
+
+    auto = "auto"
+    lncc = "lncc"
+    ncc = "ncc"
+    mse = "mse"
+    nmi = "nmi"
+    ngf = "ngf"
+    mind = "mind"
+
+
 @guard
 def register(
     fixed: Annotated[Path | None, typer.Argument(metavar="FIXED", help="Image that stays: file, DICOM folder.")] = None,
     moving: Annotated[Path | None, typer.Argument(metavar="MOVING", help="Image that is laid onto it.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
     preset: Annotated[Preset, typer.Option(help="What counts more, time or accuracy.")] = Preset.default,
+    metric: Annotated[Metric | None, typer.Option(help="What the images are compared by.")] = None,
     config: Annotated[Path | None, typer.Option(help="Parameters, .yaml, or summary.json of an earlier run.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show all parameters, and end.")] = False,
     initial: Annotated[Path | None, typer.Option(help="Transform to start from, instead of a search.")] = None,
@@ -49,7 +62,12 @@ def register(
     The folder gets the moved image, the transform from fixed to moving points and its inverse (ITK, LPS, millimetres),
     a summary in numbers and a report to look at.
     """
-    options = {"seed": seed, "time_budget": time_budget, "search": False if already_aligned else None}
+    options = {
+        "metric": metric.value if metric else None,
+        "seed": seed,
+        "time_budget": time_budget,
+        "search": False if already_aligned else None,
+    }
     changes = {name: value for name, value in options.items() if value is not None}
     engine = f"{engine}:{device}" if device else engine
     if print_config:
@@ -82,10 +100,7 @@ def register(
         names = write_files(result, folder, fixed=fixed, moving=moving, run=run)
     if not quiet:
         _summarise(result, output, names, seconds=time.perf_counter() - start)
-    if result.outcome.trusted:
-        return DONE
-    typer.echo(f"warning: not to be trusted: {result.outcome.reason} All files are written.", err=True)
-    return NOT_TRUSTWORTHY
+    return _end(result.outcome)
 
 
 def _show(path: Path | None) -> str:
@@ -110,9 +125,17 @@ def _print_parameters(parameters: Any) -> int:
     return DONE
 
 
+def _end(outcome: Any) -> int:
+    if outcome.trusted:
+        return DONE
+    typer.echo(f"warning: not to be trusted: {outcome.reason} All files are written.", err=True)
+    return NOT_TRUSTWORTHY
+
+
 def _summarise(result: Any, output: Path, names: list[str], *, seconds: float) -> None:
-    from keramorph.report import describe_outcome, describe_scores
+    from keramorph.report import describe_metric, describe_outcome, describe_scores
 
     typer.echo(describe_outcome(result.outcome))
+    typer.echo(describe_metric(result.metric))
     typer.echo(describe_scores(result.metrics))
     typer.echo(f"{seconds:.1f} s. Written to {output}: {', '.join(names)}")

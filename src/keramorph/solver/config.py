@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from keramorph.errors import OptionError
 
 Preset = Literal["fast", "default", "accurate"]
+Metric = Literal["auto", "lncc", "ncc", "mse", "nmi", "ngf", "mind"]
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"voxels": 1_000_000},
@@ -25,6 +26,10 @@ class Config:
     larger than that keeps its own.
 
     Args:
+        metric: What the images are compared by: `"lncc"`, squared local correlation; `"ncc"`, squared correlation of
+            the whole images; `"mse"`, squared differences, for images of one unit; `"nmi"`, normalised mutual
+            information; `"ngf"`, directions of edges; `"mind"`, self-similarities, which are searched, not followed.
+            `"auto"` takes the local correlation, and self-similarities where that finds nothing.
         levels: Most levels of the pyramid of the deformable stage.
         iterations: Most iterations of the deformable stage at each level; 0 leaves the transform affine.
         affine_levels: Most levels of the pyramid of the affine stage.
@@ -59,6 +64,7 @@ class Config:
         5
     """
 
+    metric: Metric = "auto"
     levels: int = 5
     iterations: int = 100
     affine_levels: int = 3
@@ -98,6 +104,11 @@ class Config:
     def __post_init__(self) -> None:
         for field in fields(self):
             self._check_type(field.name, str(field.type))
+        if self.metric not in get_args(Metric):
+            raise OptionError(
+                f"`metric` must be one of {', '.join(get_args(Metric))}. Received: metric={self.metric!r}. "
+                "Its default is auto."
+            )
         for name, lowest, highest in _RANGES:
             value = getattr(self, name)
             if not lowest <= value <= highest:
@@ -120,6 +131,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
     "bool": ((bool,), "True or False"),
+    "Metric": ((str,), f"one of {', '.join(get_args(Metric))}"),
 }
 _RANGES = (
     ("levels", 1, 12),

@@ -11,12 +11,19 @@ import numpy as np
 
 from keramorph import ops
 from keramorph._typing import Array
-from keramorph.solver.align import align, correlate, guide_by_correlation, guide_by_information, keep_start, refine
-from keramorph.solver.config import Config
+from keramorph.solver.align import (
+    align,
+    align_nearby,
+    compare_by,
+    correlate,
+    guide_by_information,
+    guide_by_metric,
+)
+from keramorph.solver.config import Config, Metric
 from keramorph.solver.discrete import deform_discretely
 from keramorph.solver.greedy import GreedyOptions, deform
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings
-from keramorph.solver.result import Solution
+from keramorph.solver.result import MetricChoice, Solution
 from keramorph.solver.run import Initial, Listener, Run, estimate_rest
 from keramorph.solver.similarity import Measure, SelfSimilarity
 from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast, measure_loss, measure_overlap
@@ -29,8 +36,14 @@ _SMALLEST = 14
 _AFFINE_LARGEST = 200_000
 """Voxels beyond which a finer level makes an affine fit slower and no better."""
 
+_FOR_UNLIKE = ("nmi", "mind")
+"""Metrics for images of unlike contrast: too blind to search far, and too hungry for the finest levels."""
+
 _DISCRETE_LARGEST = 1_000_000
-"""Voxels of a level up to which every shift can be tried at once."""
+"""Voxels of a level up to which every shift can be tried at once, or each voxel hold a histogram's window."""
+
+_HISTOGRAM = 8
+"""Voxels that take no longer than one which is counted in a histogram."""
 
 _WORTHWHILE = 10
 """Iterations that even the largest level gets."""
@@ -85,21 +98,33 @@ def solve(
     run = Run(config, listener, initial)
     levels = _build_levels(fixed, moving, config)
     affine_levels = _pick_affine_levels(levels, config)
-    guide = guide_by_correlation(config)
-    matrix = align(affine_levels, run, guide)
+    unlike = config.metric in _FOR_UNLIKE
+    guide = guide_by_information() if unlike else guide_by_metric(config)
+    matrix = (align_nearby if unlike else align)(affine_levels, run, guide)
     contrast = measure_contrast(affine_levels[0], matrix, correlate(affine_levels[0], config.window))
-    way: Callable = _deform
-    measure: Measure = guide.at(levels[-1])
-    if contrast < LEAST_CONTRAST:
-        # What was found is no better than chance. Mutual information sees likeness where the correlation sees none, but
-        # not enough of it to search far, nor to deform by; self-similarities are too sharp for all but a short search.
-        guide, way, measure = guide_by_information(), _deform_discretely, SelfSimilarity()
-        start = keep_start(affine_levels[-1], run)
-        matrix = refine(affine_levels, start, run, guide, instead=[start, np.eye(len(start))])
+    choice = _choose(config.metric, contrast)
+    if choice.name in _FOR_UNLIKE:
         levels = levels[: _count_small(levels)]
+        if not unlike:
+            # What was found is no better than chance. Mutual information sees likeness where the correlation sees none,
+            # but not enough of it to search far, nor to deform by; self-similarities are too sharp for all but a short
+            # search.
+            guide = guide_by_information()
+            matrix = align_nearby(affine_levels, run, guide)
+    way: Callable = _deform_discretely if choice.name == "mind" else _deform
+    measure: Measure = SelfSimilarity() if choice.name == "mind" else guide.at(levels[-1])
     displacement, losses = _deform_if_it_pays(levels, matrix, run, measure, way)
     overlap = measure_overlap(affine_levels[0], matrix)
-    return Solution(matrix, displacement, levels[-1].fixed.grid, losses, overlap, contrast, tuple(run.history))
+    return Solution(matrix, displacement, levels[-1].fixed.grid, losses, overlap, contrast, tuple(run.history), choice)
+
+
+def _choose(metric: Metric, contrast: float) -> MetricChoice:
+    """The metric that was named; or else the one that the images ask for, which align with such a contrast."""
+    if metric != "auto":
+        return MetricChoice(metric, "as asked for")
+    if contrast < LEAST_CONTRAST:
+        return MetricChoice("mind", f"the images hardly agree in contrast: {contrast:.2f}")
+    return MetricChoice("lncc", f"the images agree in contrast: {contrast:.2f}")
 
 
 def _deform_if_it_pays(
@@ -144,7 +169,7 @@ def _pick_affine_levels(levels: list[Level], config: Config) -> list[Level]:
 
 
 def _count_small(levels: list[Level]) -> int:
-    """How many levels a discrete search can take, one at least."""
+    """How many levels such a metric can take, one at least."""
     return max(1, sum(math.prod(level.fixed.grid.shape) <= _DISCRETE_LARGEST for level in levels))
 
 
@@ -189,12 +214,13 @@ def _doubt(loss: float) -> float:
 def _set_deformation(level: Level, coarser: int, doubt: float, config: Config) -> GreedyOptions:
     """What the deformable stage may do at a level which is so many levels coarser than the finest."""
     grid = level.fixed.grid
-    affordable = max(_WORTHWHILE, config.work // math.prod(grid.shape))
+    cost = math.prod(grid.shape) * (_HISTOGRAM if config.metric == "nmi" else 1)
+    affordable = max(_WORTHWHILE, config.work // cost)
     widest = _WIDEST * max(np.asarray(grid.shape) * grid.spacing) / level.spacing
     window = config.window if coarser else max(config.window, min(config.finest_window, widest))
     return GreedyOptions(
         min(config.iterations, affordable),
-        correlate(level, window),
+        compare_by(config.metric, level, window),
         config.update_smoothing * _SMOOTHER ** min(coarser, 2),
         config.field_smoothing * doubt,
         config.step,

@@ -49,12 +49,12 @@ class MutualInformation:
 
     def prepare(self, fixed: Array) -> Array:
         """Window of each fixed voxel, `(voxels, bins)`."""
-        return _window(self._measure_offsets(fixed))
+        return self._spread(fixed)
 
     def measure(self, prepared: Array, moved: Array, weight: Array) -> Array:
         """The similarity, a scalar of the engine."""
         xp = backend.of(moved).xp
-        return self._weigh_up(self._count(xp, prepared, _window(self._measure_offsets(moved)), weight))
+        return self._weigh_up(self._count(xp, prepared, self._spread(moved), weight))
 
     def compare(self, prepared: Array, moved: Array, weight: Array) -> Comparison:
         """The similarity, and how it changes with the moved image.
@@ -62,9 +62,9 @@ class MutualInformation:
         The curvature is that of the likelihood which mutual information is: of moved intensities scattered about what
         their fixed ones lead to expect.
         """
-        xp = backend.of(moved).xp
-        offsets = self._measure_offsets(moved)
-        found = self._count(xp, prepared, _window(offsets), weight)
+        engine = backend.of(moved)
+        xp = engine.xp
+        found = self._count(xp, prepared, self._spread(moved), weight)
         joint, entropy, information = found.joint, found.entropy, found.information
         of_fixed, of_moved = xp.sum(joint, axis=1, keepdims=True), xp.sum(joint, axis=0, keepdims=True)
         # Derivatives of I and of H_f + H_m to each probability; their sums to 1 keep what is constant out.
@@ -75,9 +75,8 @@ class MutualInformation:
         else:
             change = found.share * gain / math.log(self.bins)
         change = (change - xp.sum(change * joint)) / found.total
-        shape = xp.shape(moved)
-        slopes = _slope(offsets) * (self.bins - 3)
-        derivative = xp.reshape(xp.sum(xp.matmul(prepared, change) * slopes, axis=-1), shape) * weight
+        gains = xp.reshape(xp.matmul(prepared, change), (*xp.shape(moved)[:-1], self.bins))
+        derivative = engine.map_blocks(self._pull, moved, gains) * weight
         scatter = self._scatter(xp, joint, of_fixed)
         unit = entropy if self.normalised else 2 * math.log(self.bins)
         curvature = weight * (2 * found.share / (unit * scatter * found.total))
@@ -103,11 +102,22 @@ class MutualInformation:
         mean = xp.sum(joint * values, axis=1, keepdims=True) / of_fixed
         return xp.sum(joint * (values - mean) * (values - mean))
 
+    def _spread(self, image: Array) -> Array:
+        """Window of each voxel, `(voxels, bins)`."""
+        engine = backend.of(image)
+        windows = engine.map_blocks(lambda image: _window(self._measure_offsets(image)), image)
+        return engine.xp.reshape(windows, (-1, self.bins))
+
+    def _pull(self, moved: Array, gains: Array) -> Array:
+        """Derivative to each intensity, from those to its bins, `(..., bins)`."""
+        slopes = _slope(self._measure_offsets(moved)) * (self.bins - 3)
+        return backend.of(moved).xp.sum(gains * slopes, axis=-1)[..., None]
+
     def _measure_offsets(self, image: Array) -> Array:
-        """How many bins each intensity in [0, 1] lies above each bin, `(voxels, bins)`."""
+        """How many bins each intensity `(..., 1)` in [0, 1] lies above each bin, `(..., bins)`."""
         xp = backend.of(image).xp
-        place = 1 + (self.bins - 3) * xp.clip(xp.reshape(image, (-1, 1)), 0.0, 1.0)
-        return place - xp.arange(self.bins, dtype=xp.dtype(image), like=image)[None]
+        place = 1 + (self.bins - 3) * xp.clip(image, 0.0, 1.0)
+        return place - xp.arange(self.bins, dtype=xp.dtype(image), like=image)
 
 
 def _window(offsets: Array) -> Array:
