@@ -8,7 +8,14 @@ from scipy import ndimage
 from scipy.interpolate import BSpline
 from scipy.stats import entropy
 
-from keramorph.solver.similarity import Correlation, GradientFields, LocalCorrelation, MeanSquares, MutualInformation
+from keramorph.solver.similarity import (
+    Correlation,
+    GradientFields,
+    LocalCorrelation,
+    MeanSquares,
+    MutualInformation,
+    SoftDice,
+)
 from keramorph.solver.similarity.local_correlation import NOISE
 
 SPACING = (1.0, 2.0, 0.5)
@@ -224,3 +231,44 @@ def test_other_contrasts_cost_what_each_measure_says():
     assert found["mean squares"][1] < 0.4
     assert found["signed local correlation"][0] > 0.99
     assert found["signed local correlation"][1] < 0.01
+
+
+def draw_labels(shape, seed, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    fixed, noise = (rng.random((1, *shape, 3)).astype(dtype) for _ in range(2))
+    return fixed, 0.6 * fixed + 0.4 * noise, rng.random((1, *shape, 1)).astype(dtype)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3], ids=["enough", "a small overlap"])
+@pytest.mark.parametrize("shape", [(6, 5), (4, 3, 5)], ids=str)
+def test_soft_dice_is_that_of_a_naive_loop_and_its_derivative_of_finite_differences(shape, share):
+    fixed, moved, weight = draw_labels(shape, 3)
+    weight, expected = share * weight, []
+    for k in range(3):
+        both = shown = total = overlap = 0.0
+        for f, m, w in list_voxels(fixed[..., k], moved[..., k], weight[..., 0]):
+            overlap += 2 * w * f * m
+            both += w * f * f + w * m * m
+            shown += w * f * f
+            total += f * f
+        expected.append(min(shown / (0.5 * total), 1) * overlap / both)
+    dice = SoftDice()
+    known = dice.prepare(fixed)
+    assert dice.measure(known, moved, weight) == pytest.approx(np.mean(expected), abs=1e-9)
+    result = dice.compare(known, moved, weight)
+    assert result.similarity == pytest.approx(np.mean(expected), abs=1e-9)
+    for index in np.ndindex(*moved.shape):
+        change = np.zeros_like(moved)
+        change[index] = 1e-5
+        after, before = (dice.measure(known, moved + k * change, weight) for k in (1, -1))
+        assert result.derivative[index] == pytest.approx((after - before) / 2e-5, abs=1e-8)
+    same = dice.compare(known, fixed, weight)
+    assert np.abs(same.derivative).max() < 1e-9 * same.curvature.max()
+
+
+def test_every_engine_gives_the_soft_dice_of_numpy(make_array):
+    fixed, moved, weight = draw_labels((6, 5, 7), 4, np.float32)
+    expected = SoftDice().compare(SoftDice().prepare(fixed), moved, weight)
+    got = SoftDice().compare(SoftDice().prepare(make_array(fixed)), make_array(moved), make_array(weight))
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(np.asarray(one), other, rtol=1e-4, atol=1e-6 * np.abs(other).max())

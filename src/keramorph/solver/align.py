@@ -20,7 +20,7 @@ from keramorph.solver.similarity import (
     MutualInformation,
     Similarity,
 )
-from keramorph.solver.start import list_starts, list_turned_starts
+from keramorph.solver.start import list_starts, list_turned_starts, start_at_landmarks
 from keramorph.solver.trust import measure_contrast, measure_loss
 
 _AFFINE_ROOM = 2
@@ -104,6 +104,7 @@ def keep_start(level: Level, run: Run) -> np.ndarray:
         return run.initial.matrix
     starts = list_starts(level.fixed, level.moving)
     plain = [starts[name] for name in (("headers", "centres") if run.config.affine_iterations else ("headers",))]
+    plain = [*start_at_landmarks(level), *plain] if run.config.affine_iterations else plain
     similarity = correlate(level, run.config.window)
     losses = [measure_loss(level, matrix, None, similarity) for matrix in plain]
     return plain[int(np.argmin(losses))]
@@ -141,7 +142,8 @@ def _fit(
 
 def _choose_start(level: Level, count: int, run: Run, guide: Guide) -> tuple[np.ndarray, list[float]]:
     """The start from which the fit at the coarsest level gets furthest."""
-    plain = _fit_best(level, list(list_starts(level.fixed, level.moving).values()), count, run, guide)
+    starts = [*start_at_landmarks(level), *list_starts(level.fixed, level.moving).values()]
+    plain = _fit_best(level, starts, count, run, guide)
     turned = _fit_best(level, _screen_turns(level, count, run, guide), count, run, guide)
     if turned[1][-1] < plain[1][-1] - _CLEARLY:
         # Some turn or other makes any two images a little more alike: this must be more than that.

@@ -45,6 +45,9 @@ class Config:
         step: Longest update in one iteration, in spacings of the level; below 0.5 no update folds.
         tolerance: The finest level ends when ten iterations raise the similarity by less than this share of it, the
             others when they raise it by less than three tenths of that.
+        landmark_weight: Similarity that landmarks cost which miss each other by one spacing of the level, as a root
+            mean square.
+        label_weight: Similarity that labels cost which do not overlap at all.
         strain_weight: Similarity that a unit of squared strain of the affine part costs, which keeps it from being
             stretched where the images do not ask for it.
         voxels: Largest number of voxels at which the deformation is optimised; larger images are solved at the next
@@ -75,6 +78,8 @@ class Config:
     field_smoothing: float = 0.5
     step: float = 0.4
     tolerance: float = 1e-3
+    landmark_weight: float = 0.01
+    label_weight: float = 1.0
     strain_weight: float = 0.05
     voxels: int = 10_000_000
     work: int = 60_000_000
@@ -144,6 +149,8 @@ _RANGES = (
     ("field_smoothing", 0, 20),
     ("step", 0.01, 0.5),
     ("tolerance", 0, 1),
+    ("landmark_weight", 0, 1000),
+    ("label_weight", 0, 1000),
     ("strain_weight", 0, 1000),
     ("voxels", 1000, 10**12),
     ("work", 1000, 10**15),

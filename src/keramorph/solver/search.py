@@ -22,12 +22,15 @@ from keramorph.solver.align import (
 from keramorph.solver.config import Config, Metric
 from keramorph.solver.discrete import deform_discretely
 from keramorph.solver.greedy import GreedyOptions, deform
+from keramorph.solver.hints import Known, build_hints
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings
 from keramorph.solver.result import MetricChoice, Solution
 from keramorph.solver.run import Initial, Listener, Run, estimate_rest
 from keramorph.solver.similarity import Measure, SelfSimilarity
 from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast, measure_loss, measure_overlap
 from keramorph.solver.unfold import unfold
+
+_NOTHING = Known()
 
 _AFFINE_SMALLEST = 24
 _SMALLEST = 14
@@ -69,6 +72,7 @@ def solve(
     moving: Layer,
     config: Config,
     *,
+    known: Known = _NOTHING,
     initial: Initial | None = None,
     listener: Listener | None = None,
 ) -> Solution:
@@ -78,6 +82,7 @@ def solve(
         fixed: Fixed image `(1, *spatial, 1)` in [0, 1], float32 of any engine.
         moving: Moving image, of the same engine.
         config: Parameters.
+        known: What is known beside the images.
         initial: Where to start; None to look for a start.
         listener: Called as the search goes on.
 
@@ -96,7 +101,7 @@ def solve(
     if initial is None and not config.search:
         initial = Initial(np.eye(fixed.grid.ndim + 1))
     run = Run(config, listener, initial)
-    levels = _build_levels(fixed, moving, config)
+    levels = _build_levels(fixed, moving, known, config)
     affine_levels = _pick_affine_levels(levels, config)
     unlike = config.metric in _FOR_UNLIKE
     guide = guide_by_information() if unlike else guide_by_metric(config)
@@ -145,7 +150,7 @@ def _deform_if_it_pays(
     return begun, {**losses, "deformable": losses["affine"]}
 
 
-def _build_levels(fixed: Layer, moving: Layer, config: Config) -> list[Level]:
+def _build_levels(fixed: Layer, moving: Layer, known: Known, config: Config) -> list[Level]:
     """Both images at each spacing, coarse to fine, no finer than the largest number of voxels allows."""
     spacings = list_spacings(fixed.grid, smallest=_SMALLEST, most=config.levels)
     while len(spacings) > 1 and math.prod(coarsen_grid(fixed.grid, spacings[-1]).shape) > config.voxels:
@@ -156,7 +161,8 @@ def _build_levels(fixed: Layer, moving: Layer, config: Config) -> list[Level]:
         and _REST_SHARE * config.time_budget < estimate_rest(coarsen_grid(fixed.grid, spacings[-1]))
     ):
         spacings.pop()
-    layers = zip(build_pyramid(fixed, spacings), build_pyramid(moving, spacings), spacings, strict=True)
+    hints = [None] * len(spacings) if known is _NOTHING else build_hints(known, spacings, config)
+    layers = zip(build_pyramid(fixed, spacings), build_pyramid(moving, spacings), spacings, hints, strict=True)
     return [Level(*layer) for layer in layers]
 
 
@@ -187,7 +193,10 @@ def _deform(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
         notify = run.notifier("deformable", number, len(levels), options.iterations)
         displacement, losses = deform(level, matrix, displacement, options, notify=notify)
         run.record("deformable", level, losses, began)
-        doubt = _doubt(losses[-1])
+        bare = replace(level, hints=None)  # what hints cost is no stain
+        doubt = _doubt(
+            losses[-1] if level.hints is None else measure_loss(bare, matrix, displacement, options.similarity)
+        )
     return displacement
 
 

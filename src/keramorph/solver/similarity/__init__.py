@@ -7,6 +7,7 @@ from keramorph.solver.similarity.mean_squares import MeanSquares
 from keramorph.solver.similarity.measure import Comparison, Measure, Similarity
 from keramorph.solver.similarity.mutual_information import MutualInformation
 from keramorph.solver.similarity.self_similarity import SelfSimilarity
+from keramorph.solver.similarity.soft_dice import SoftDice
 
 __all__ = [
     "Comparison",
@@ -18,4 +19,5 @@ __all__ = [
     "MutualInformation",
     "SelfSimilarity",
     "Similarity",
+    "SoftDice",
 ]
