@@ -418,6 +418,28 @@ def test_a_run_is_repeated_from_its_summary(shell, pictures, tmp_path):
     assert summaries[0]["metrics"]["loss_deformable"] == summaries[1]["metrics"]["loss_deformable"]
 
 
+def test_landmarks_and_labels_are_taken(shell, pictures, tmp_path):
+    points = np.array([[-6.0, -5.0], [7.0, 2.0], [-3.0, 8.0]])
+    shown = []
+    for name, path, shift in zip(("fixed", "moving"), pictures, (0.0, 1.5), strict=True):
+        rows = ["name,x,y", *(f"p{k},{x},{y}" for k, (x, y) in enumerate(points + shift))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows))
+        image = sitk.ReadImage(str(path))
+        labels = sitk.Cast(image > 100, sitk.sitkUInt8)
+        sitk.WriteImage(labels, str(tmp_path / f"{name}.nii.gz"))
+        shown += [f"--{name}-landmarks", tmp_path / f"{name}.csv", f"--{name}-labels", tmp_path / f"{name}.nii.gz"]
+    code, _, told = shell("register", *pictures, "-o", tmp_path / "out", "--quiet", *shown)
+    assert (code, told) == (0, "")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["metrics"]["landmarks_start_mm"] == pytest.approx(1.5 * 2**0.5)
+    assert summary["metrics"]["landmarks_mean_mm"] < 0.5
+    assert summary["landmarks"] == [str(tmp_path / f"{name}.csv") for name in ("fixed", "moving")]
+    assert summary["labels"] == [str(tmp_path / f"{name}.nii.gz") for name in ("fixed", "moving")]
+    code, _, told = shell("register", *pictures, "-o", tmp_path / "other", *shown[:2])
+    assert code == 2
+    assert "landmarks of the fixed image alone" in told
+
+
 def test_a_start_and_masks_are_taken(shell, pictures, done, tmp_path):
     fixed, moving, output = done
     mask = tmp_path / "mask.nii.gz"

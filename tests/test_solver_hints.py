@@ -7,7 +7,9 @@ from keramorph import Scan, backend
 from keramorph.errors import OptionError, ShapeError
 from keramorph.registration import Config, register
 from keramorph.solver.affine import AffineOptions, _Problem
+from keramorph.solver.greedy import GreedyOptions, _Stepper
 from keramorph.solver.hints import Follower, Known, build_hints
+from keramorph.solver.mapping import locate
 from keramorph.solver.pyramid import Hints, Landmarks, Layer, Level
 from keramorph.solver.similarity import MeanSquares
 from keramorph.solver.start import start_at_landmarks
@@ -182,3 +184,30 @@ def test_hints_that_do_not_fit_are_refused(fixed, moving, error, words):
     with pytest.raises(error, match=words) as caught:
         register(Scan(np.eye(20), **fixed), Scan(np.eye(20), **moving))
     assert "Received:" in str(caught.value)
+
+
+def test_labels_push_as_finite_differences_say(make_array):
+    level = draw_level(labels=True, landmarks=False)
+    layers = [
+        Layer(make_array(layer.values.astype("float32")), None, layer.grid)
+        for layer in (level.fixed, level.moving, *level.hints.labels)
+    ]
+    level = Level(*layers[:2], 1.3, level.hints._replace(labels=tuple(layers[2:])))
+    grid, matrix = level.fixed.grid, affine_map(3, degrees=3, shift=0.2)
+    stepper = _Stepper(level, matrix, GreedyOptions(1, MeanSquares(), 1.0, 0.0, 0.3, 0))
+    arrays = stepper.follower.gather()
+    rng = np.random.default_rng(5)
+    displacement = rng.normal(0, 0.2, (1, *grid.shape, 3)).astype("float32")
+    weight = make_array(np.ones((1, *grid.shape, 1), "float32"))
+
+    def follow(field):
+        field = make_array(field)
+        positions, _ = locate(stepper.map, field, level.moving.grid.shape)
+        return stepper.follower.follow(arrays, field, positions, weight, stepper._push)
+
+    pushed = np.asarray(follow(displacement)[0])
+    change = pushed[..., :3] / np.abs(pushed[..., :3]).max() @ np.linalg.inv(grid.matrix / 1.3).T
+    after, before = (float(follow(displacement + k * 0.01 * change)[1]) for k in (1, -1))
+    expected = -np.sum(pushed[..., :3] ** 2) / np.abs(pushed[..., :3]).max()
+    assert (after - before) / 0.02 == pytest.approx(expected, rel=0.02)
+    assert (pushed[..., 3] >= 0).all()
