@@ -6,6 +6,7 @@ import pytest
 from keramorph import Scan, backend
 from keramorph.errors import OptionError, ShapeError
 from keramorph.registration import Config, register
+from keramorph.solver import hints
 from keramorph.solver.affine import AffineOptions, _Problem
 from keramorph.solver.greedy import GreedyOptions, _Stepper
 from keramorph.solver.hints import Follower, Known, build_hints
@@ -94,16 +95,20 @@ def test_landmarks_start_a_search_by_a_turn_where_they_tell_one():
     assert start_at_landmarks(Level(level.fixed, level.moving, 1.3)) == []
 
 
-def test_labels_of_both_maps_become_channels_at_each_level():
+def test_labels_of_both_maps_become_channels_at_each_level_that_has_room_for_them(monkeypatch):
     grid = Grid.from_spacing((16, 12))
     fixed, moving = (np.zeros((1, 16, 12, 1), "float32") for _ in range(2))
     fixed[:, :8], fixed[:, 8:, :4], moving[:, 4:], moving[:, :2] = 3, 7, 3, 5
     known = Known(labels=(Layer(fixed, None, grid), Layer(moving, None, grid)))
     coarse, fine = build_hints(known, [2.0, 1.0], Config(label_weight=0.5))
-    assert [hints.labels[0].values.shape for hints in (coarse, fine)] == [(1, 8, 6, 1), (1, 16, 12, 1)]
+    assert [level.labels[0].values.shape for level in (coarse, fine)] == [(1, 8, 6, 1), (1, 16, 12, 1)]
     np.testing.assert_array_equal(fine.labels[0].values, fixed == 3)
     np.testing.assert_array_equal(fine.labels[1].values, moving == 3)
     assert (fine.label_weight, fine.landmarks) == (0.5, None)
+    monkeypatch.setattr(hints, "_LARGEST", 100)
+    coarse, fine = build_hints(known, [2.0, 1.0], Config())
+    assert coarse.labels is not None
+    assert fine.labels is None
 
 
 def blobs(centre, width, shape=(64, 60)):

@@ -262,8 +262,8 @@ def _read_on_grid(drawn: Any, grid: Grid, name: str) -> Image:
     found = read_image(drawn)
     if found.grid.shape != grid.shape or (not isinstance(drawn, np.ndarray) and not found.grid.matches(grid)):
         raise ShapeError(
-            f"Masks and labels need the grid of their image. Received: a {name} of shape {found.grid.shape}, an image "
-            f"of shape {grid.shape}, or one shape in two places. Resample it onto the image, or draw it there."
+            f"A mask or label map needs the grid of its image. Received: a {name} of shape {found.grid.shape}, an "
+            f"image of shape {grid.shape}, or one shape in two places. Resample it onto the image, or draw it there."
         )
     return found
 

@@ -13,7 +13,7 @@ from keramorph import backend
 from keramorph._typing import Array
 from keramorph.solver.config import Config
 from keramorph.solver.mapping import to_engine, to_numpy
-from keramorph.solver.pyramid import Hints, Landmarks, Layer, Level, build_pyramid
+from keramorph.solver.pyramid import Hints, Landmarks, Layer, Level, build_pyramid, coarsen_grid
 from keramorph.solver.similarity import Comparison, SoftDice
 
 _LARGEST = 40_000_000
@@ -47,13 +47,12 @@ def _build_labels(fixed: Layer, moving: Layer, spacings: list[float]) -> list[An
     shared = sorted(set(_list_labels(fixed)) & set(_list_labels(moving)))
     if not shared:
         return [None] * len(spacings)
+    grids = [coarsen_grid(fixed.grid, spacing) for spacing in spacings]
+    kept = sum(math.prod(grid.shape) * len(shared) <= _LARGEST for grid in grids)
     # One label after the other: all of them at the finest level might not fit.
-    each = [[build_pyramid(_pick(layer, label), spacings) for label in shared] for layer in (fixed, moving)]
-    joined: list[Any] = []
-    for k in range(len(spacings)):
-        count = math.prod(each[0][0][k].grid.shape) * len(shared)
-        joined.append(tuple(_join([layers[k] for layers in side]) for side in each) if count <= _LARGEST else None)
-    return joined
+    each = [[build_pyramid(_pick(layer, label), spacings)[:kept] for label in shared] for layer in (fixed, moving)]
+    joined = [tuple(_join([layers[k] for layers in side]) for side in each) for k in range(kept)]
+    return [*joined, *[None] * (len(spacings) - kept)]
 
 
 def _list_labels(layer: Layer) -> list[float]:
