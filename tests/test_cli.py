@@ -15,9 +15,11 @@ import yaml
 
 from keramorph import registration
 from keramorph.cli import app, command, main
-from keramorph.cli.register import Preset
+from keramorph.cli.config_file import format_config
+from keramorph.cli.register import Metric, Preset
 from keramorph.errors import OptionError
 from keramorph.io import from_simpleitk
+from keramorph.report import scores
 from keramorph.solver import Config, Outcome, Progress, config
 
 HEAVY = ("numpy", "scipy", "matplotlib", "SimpleITK", "keras", "tensorflow", "torch", "jax")
@@ -351,6 +353,25 @@ def test_the_command_line_offers_the_presets_that_there_are():
         Config.preset("quick")
 
 
+@pytest.mark.parametrize("words", [("--metric", "ncc"), ("--config", "metric.yaml")], ids=["option", "file"])
+def test_a_named_metric_reaches_the_solver_and_the_summary(words, pictures, shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "metric.yaml").write_text("metric: ncc\n")
+    code, told, _ = shell("register", *pictures, "-o", tmp_path / "out", *words)
+    assert code == 0
+    assert "Metric: correlation (as asked for)." in told
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["metric"] == {"name": "ncc", "reason": "as asked for"}
+    assert summary["config"]["metric"] == "ncc"
+
+
+def test_the_command_line_offers_the_metrics_that_there_are_and_has_words_for_each():
+    names = [metric.value for metric in Metric]
+    assert names == list(get_args(config.Metric))
+    assert names[1:] == list(scores.METRICS)
+    assert yaml.safe_load(format_config(Config(metric="ngf")))["metric"] == "ngf"
+
+
 def test_parameters_are_shown_and_read_back(shell, tmp_path):
     code, shown, _ = shell("register", "--print-config", "--preset", "fast", "--seed", "7", "--already-aligned")
     assert code == 0
@@ -371,6 +392,7 @@ def test_parameters_are_shown_and_read_back(shell, tmp_path):
         ("windw: 9\niterations: 1.5\n", ["windw", "did you mean window?", "iterations", "1.5"]),
         ("step: 0.9\n", ["step", "between 0.01 and 0.5", "0.9"]),
         ("search: 1\n", ["search", "1"]),
+        ("metric: ssd\n", ["metric", "lncc", "ssd"]),
         ("- a\n", ["names and values", "list"]),
         ("a: [\n", ["YAML", "config.yaml"]),
     ],
@@ -396,6 +418,28 @@ def test_a_run_is_repeated_from_its_summary(shell, pictures, tmp_path):
     assert summaries[0]["metrics"]["loss_deformable"] == summaries[1]["metrics"]["loss_deformable"]
 
 
+def test_landmarks_and_labels_are_taken(shell, pictures, tmp_path):
+    points = np.array([[-6.0, -5.0], [7.0, 2.0], [-3.0, 8.0]])
+    shown = []
+    for name, path, shift in zip(("fixed", "moving"), pictures, (0.0, 1.5), strict=True):
+        rows = ["name,x,y", *(f"p{k},{x},{y}" for k, (x, y) in enumerate(points + shift))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows))
+        image = sitk.ReadImage(str(path))
+        labels = sitk.Cast(image > 100, sitk.sitkUInt8)
+        sitk.WriteImage(labels, str(tmp_path / f"{name}.nii.gz"))
+        shown += [f"--{name}-landmarks", tmp_path / f"{name}.csv", f"--{name}-labels", tmp_path / f"{name}.nii.gz"]
+    code, _, told = shell("register", *pictures, "-o", tmp_path / "out", "--quiet", *shown)
+    assert (code, told) == (0, "")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["metrics"]["landmarks_start_mm"] == pytest.approx(1.5 * 2**0.5)
+    assert summary["metrics"]["landmarks_mean_mm"] < 0.5
+    assert summary["landmarks"] == [str(tmp_path / f"{name}.csv") for name in ("fixed", "moving")]
+    assert summary["labels"] == [str(tmp_path / f"{name}.nii.gz") for name in ("fixed", "moving")]
+    code, _, told = shell("register", *pictures, "-o", tmp_path / "other", *shown[:2])
+    assert code == 2
+    assert "landmarks of the fixed image alone" in told
+
+
 def test_a_start_and_masks_are_taken(shell, pictures, done, tmp_path):
     fixed, moving, output = done
     mask = tmp_path / "mask.nii.gz"
@@ -419,6 +463,7 @@ def test_a_start_and_masks_are_taken(shell, pictures, done, tmp_path):
         (["--already-aligned", "--initial", "x.h5"], "one start"),
         (["--device", "cuda"], "numpy:cuda"),
         (["--engine", "cupy"], "cupy"),
+        (["--metric", "cc"], "cc"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(shell, pictures, tmp_path, words, told):

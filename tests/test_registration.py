@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from keramorph import registration
 from keramorph.errors import ArrayTypeError, FileError, InputError, OptionError, ShapeError
 from keramorph.registration import Config, register
 from keramorph.solver import search, trust
@@ -236,6 +237,59 @@ def test_mutual_information_moves_what_the_correlation_cannot(ndim, monkeypatch)
     assert result.metrics["folds_percent"] == 0
 
 
+@pytest.mark.parametrize("metric", ["lncc", "ncc", "mse", "nmi", "ngf", "mind"])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_known_deformation_is_found_by_each_metric(metric, ndim):
+    phantom, fixed_grid, moving_grid = unequal_pair(ndim)
+    fixed, moving = phantom.picture(fixed_grid, through=wave), phantom.picture(moving_grid)
+    result = register(fixed, moving, config=Config(metric=metric, iterations=30 if metric == "nmi" else 100))
+    before, after = (
+        error_inside(phantom, fixed_grid, points, wave).mean() for points in (lambda p: p, result.apply_points)
+    )
+    assert after < before * (0.7 if metric in ("nmi", "mind") else 0.35)
+    assert (result.metric.name, result.metric.reason) == (metric, "as asked for")
+    losses = [result.metrics[f"loss_{stage}"] for stage in ("start", "affine", "deformable")]
+    assert losses == sorted(losses, reverse=True)
+    assert result.metrics["folds_percent"] == 0
+
+
+@pytest.mark.parametrize("metric", ["ngf", "nmi", "mind"])
+def test_what_neither_rises_nor_falls_with_the_other_image_is_aligned_by_these(metric):
+    phantom, fixed_grid, moving_grid = unequal_pair(2)
+    fixed, moving = phantom.picture(fixed_grid, through=wave), phantom.picture(moving_grid)
+    shown = np.abs(moving.array - np.median(moving.array[moving.array > 0.5]))
+    result = register(fixed, Image(shown, moving_grid), config=Config(metric=metric))
+    before, after = (
+        error_inside(phantom, fixed_grid, points, wave).mean() for points in (lambda p: p, result.apply_points)
+    )
+    assert after < 0.7 * before
+
+
+def test_the_metric_is_chosen_from_the_images_alone_and_says_why():
+    phantom, fixed_grid, moving_grid = unequal_pair(2)
+    fixed, moving = phantom.picture(fixed_grid, through=wave), phantom.picture(moving_grid)
+    alike = register(fixed, moving, config=QUICK)
+    assert alike.metric.name == "lncc"
+    assert alike.metric.reason == f"the images agree in contrast: {alike.metrics['contrast']:.2f}"
+    shuffled = np.random.default_rng(0).permutation(moving.array.ravel()).reshape(moving.array.shape)
+    unlike = register(fixed, Image(shuffled, moving_grid), config=QUICK)
+    assert unlike.metric.name == "mind"
+    assert unlike.metric.reason == f"the images hardly agree in contrast: {unlike.metrics['contrast']:.2f}"
+    assert "self-similarities" in unlike.outcome.reason
+
+
+def test_squared_differences_are_taken_in_one_unit(monkeypatch):
+    # One image shows 0 to 100, the other 0 to 200: scaled each by itself, equal values would differ.
+    seen = []
+    monkeypatch.setattr(registration, "solve", lambda *layers, **_: seen.append(layers) or 1 / 0)
+    ramp = np.add.outer(np.arange(32.0), np.zeros(30))
+    for metric, expected in (("mse", 2.0), ("ncc", 1.0)):
+        with pytest.raises(ZeroDivisionError):
+            register(ramp, 2 * ramp, config=Config(metric=metric))
+        fixed, moving = (layer.values for layer in seen.pop()[:2])
+        assert (moving[0, 12] / fixed[0, 12]).mean() == pytest.approx(expected, rel=0.06)
+
+
 def test_missing_values_and_padding_do_no_harm():
     phantom, fixed_grid, moving_grid = unequal_pair(2)
     fixed, moving = phantom.picture(fixed_grid, through=wave), phantom.picture(moving_grid)
@@ -399,7 +453,16 @@ def test_bad_input_is_refused_in_a_sentence(fixed, moving, error, words):
 
 
 @pytest.mark.parametrize(
-    "options", [{"levels": 0}, {"step": 0.9}, {"window": "wide"}, {"iterations": -1}, {"iterations": 2.5}]
+    "options",
+    [
+        {"metric": "cc"},
+        {"metric": 3},
+        {"levels": 0},
+        {"step": 0.9},
+        {"window": "wide"},
+        {"iterations": -1},
+        {"iterations": 2.5},
+    ],
 )
 def test_parameters_out_of_range_are_refused(options):
     with pytest.raises(OptionError, match="Received"):

@@ -29,7 +29,8 @@ the tests run: `help(keramorph.ops.warp)` shows it.
 
 def render() -> str:
     """The whole page."""
-    sections = [("keramorph", [("register", "registration"), ("RegistrationResult", "registration")])]
+    names = ("register", "RegistrationResult", "Scan")
+    sections = [("keramorph", [(name, "registration") for name in names])]
     for package in PACKAGES:
         names = list_names(package)
         sections.append((f"keramorph.{package}", [(name, package) for name in names]))

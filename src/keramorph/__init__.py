@@ -8,7 +8,10 @@ __version__ = "0.1.0"
 _PACKAGES = (
     "backend", "compat", "io", "layers", "losses", "metrics", "networks", "ops", "solver", "space", "transforms",
 )  # fmt: skip
-_NAMES = {"Grid": "space", "Image": "space", "register": "registration", "RegistrationResult": "registration"}
+_NAMES = {
+    "Grid": "space", "Image": "space",
+    "register": "registration", "RegistrationResult": "registration", "Scan": "registration",
+}  # fmt: skip
 
 __all__ = [*_PACKAGES, *_NAMES, "__version__"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import numpy as np
 from keramorph import backend, ops
 from keramorph.errors import ArrayTypeError, OptionError, ShapeError
 from keramorph.io import read_image
-from keramorph.solver import Config, Initial, LevelRecord, Outcome, Progress, Solution, solve
-from keramorph.solver.intensity import scale_intensity
+from keramorph.solver import Config, Initial, LevelRecord, MetricChoice, Outcome, Progress, Solution, solve
+from keramorph.solver.hints import Known
+from keramorph.solver.intensity import Span, measure_span, scale_intensity
 from keramorph.solver.mapping import to_engine, to_numpy
-from keramorph.solver.pyramid import Layer, finest_spacing
+from keramorph.solver.pyramid import Landmarks, Layer, finest_spacing
 from keramorph.solver.trust import judge
 from keramorph.space import Grid, Image
 from keramorph.transforms import (
@@ -33,7 +34,27 @@ _STRAIGHT = 1e-3
 _PROBES = 9
 """Spacings by which a transform may differ from an affine map and count as one; points along each axis to find that."""
 
-__all__ = ["Config", "Outcome", "Progress", "RegistrationResult", "register"]
+__all__ = ["Config", "Outcome", "Progress", "RegistrationResult", "Scan", "register"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """An image with what is known of it, which both images of a pair must have.
+
+    Args:
+        image: Anything that `register` takes.
+        landmarks: Points `(points, ndim)` in millimetres (x, y, z), LPS, in the order of the other image's.
+        labels: Map of whole numbers on the grid of the image, 0 for none: anything that `register` takes. Of both maps
+            the labels that they share count.
+
+    Example:
+        >>> Scan(np.eye(8), landmarks=[[1.0, 2.0]]).labels is None
+        True
+    """
+
+    image: Any
+    landmarks: Any = None
+    labels: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +71,15 @@ class RegistrationResult:
             large for the solver.
         inverse: From moving to fixed points.
         outcome: Whether the result can be trusted, and what speaks against it.
-        metrics: Numbers by name. `loss_start`, `loss_affine` and `loss_deformable` are 1 minus the similarity: the mean
-            squared local correlation at the finest level, or, where that found nothing, the likeness of
-            self-similarities; `overlap` is the share of the fixed image inside the moving one and `contrast` how much
-            more alike they are than when shifted apart; `folds_percent`, `jacobian_min` and `jacobian_max` describe the
-            local change of volume; `displacement_mean_mm` and `displacement_max_mm` the deformable part, and
-            `spacing_mm` its finest spacing; `inverse_residual_mean_mm` and `inverse_residual_max_mm` the error of the
-            inverse; `seconds_affine`, `seconds_deformable` and `seconds_total` the time.
+        metric: What the images were compared by, and why.
+        metrics: Numbers by name. `loss_start`, `loss_affine` and `loss_deformable` are 1 minus the similarity, by the
+            metric at the finest level, and what a `Scan` adds; `overlap` is the share of the fixed image inside the
+            moving one and `contrast` how much more alike they are than when shifted apart; `folds_percent`,
+            `jacobian_min` and `jacobian_max` describe the local change of volume; `displacement_mean_mm` and
+            `displacement_max_mm` the deformable part, and `spacing_mm` its finest spacing; `inverse_residual_mean_mm`
+            and `inverse_residual_max_mm` the error of the inverse; `seconds_affine`, `seconds_deformable` and
+            `seconds_total` the time.
+            With landmarks, `landmarks_start_mm`, `landmarks_mean_mm` and `landmarks_max_mm` are their distances.
         history: Losses and seconds of each level.
         config: The parameters.
 
@@ -74,6 +97,7 @@ class RegistrationResult:
     transform: CompositeTransform
     inverse: CompositeTransform
     outcome: Outcome
+    metric: MetricChoice
     metrics: dict[str, float]
     history: tuple[LevelRecord, ...] = field(repr=False)
     config: Config
@@ -135,7 +159,8 @@ def register(
     """Return the moving image laid on the fixed one, with the transform that does it and its inverse.
 
     The images may differ in size, spacing, orientation and position; their physical grids say how. They are compared by
-    the squared local correlation of their intensities, the mean of the channels where there are several. First the
+    the squared local correlation of their intensities, the mean of the channels where there are several, or by what
+    `Config.metric` names. First the
     best of several starts (headers, centres, centres of mass, principal axes), then an affine transform, then a
     diffeomorphic deformation, each from coarse to fine. Images that are alike by this measure nowhere, a CT and an MRI
     for one, are moved by a small affine transform after their mutual information and deformed by a search of their
@@ -143,7 +168,9 @@ def register(
 
     Args:
         fixed: The image whose grid the result lives on: a path, a SimpleITK or nibabel image, a `keramorph.Image`, or a
-            NumPy array of 2 or 3 spatial axes with voxels of 1 mm.
+            NumPy array of 2 or 3 spatial axes with voxels of 1 mm; or a `Scan`, which adds landmarks and labels to it.
+            What these cost where they do not meet (`Config.landmark_weight`, `Config.label_weight`) is added to the
+            loss, and they pull in both stages; the search of self-similarities alone does not heed them.
         moving: The image to be moved, likewise.
         masks: What counts of the fixed and of the moving image, not 0 where it does, on the grid of its image: anything
             that `fixed` may be. None where all counts. What is masked out, a lesion for one, does not draw: it follows
@@ -161,7 +188,8 @@ def register(
     Raises:
         FileError: If a file is missing or cannot be read.
         InputError: If an image has no contrast or no finite value.
-        ShapeError: If one image is 2-D and the other 3-D, or a mask or the transform does not fit.
+        ShapeError: If one image is 2-D and the other 3-D, or a mask, the labels or the landmarks do not fit.
+        OptionError: If one image has landmarks or labels, and the other has none.
         OptionError: If the engine is unknown or not installed, or has no such device.
 
     Example:
@@ -179,17 +207,19 @@ def register(
     began = time.perf_counter()
     config = Config() if config is None else config
     like = _choose_arrays(engine)
-    fixed, moving = read_image(fixed), read_image(moving)
+    scans = tuple(given if isinstance(given, Scan) else Scan(given) for given in (fixed, moving))
+    fixed, moving = (read_image(scan.image) for scan in scans)
     if fixed.grid.ndim != moving.grid.ndim:
         raise ShapeError(
             f"Fixed and moving image must have the same number of axes. Received: fixed of shape {fixed.grid.shape}, "
             f"moving of shape {moving.grid.shape}. Pick one slice of the larger one, or compare two volumes."
         )
-    fixed_layer = _to_layer(fixed, "fixed", masks[0], like)
-    moving_layer = _to_layer(moving, "moving", masks[1], like)
+    fixed_layer, moving_layer = _to_layers((fixed, moving), masks, like, together=config.metric == "mse")
     start = None if initial is None else _to_initial(initial, fixed.grid, like)
-    solution = solve(fixed_layer, moving_layer, config, initial=start, listener=progress)
-    return _wrap_up(fixed, moving, solution, config, began)
+    known = Known(_read_landmarks(scans, fixed.grid.ndim), _read_labels(scans, (fixed, moving), like))
+    solution = solve(fixed_layer, moving_layer, config, known=known, initial=start, listener=progress)
+    result = _wrap_up(fixed, moving, solution, config, began)
+    return result if known.landmarks is None else _measure_landmarks(result, *known.landmarks)
 
 
 def _choose_arrays(engine: str) -> Any:
@@ -207,22 +237,76 @@ def _choose_arrays(engine: str) -> Any:
         ) from None
 
 
-def _to_layer(image: Image, name: str, mask: Any, like: Any) -> Layer:
-    """The image as the solver takes it, in the arrays of the engine of `like`."""
-    where = None if mask is None else _read_mask(mask, image.grid, name)
-    values, known = scale_intensity(image, name=name, where=where)
-    return Layer(to_engine(values, like), None if known is None else to_engine(known, like), image.grid)
+def _to_layers(images: tuple[Image, Image], masks: tuple[Any, Any], like: Any, *, together: bool) -> list[Layer]:
+    """The images as the solver takes them, in the arrays of the engine of `like`; `together` keeps them in one unit."""
+    named = list(zip(images, ("fixed", "moving"), masks, strict=True))
+    given = [(i, name, None if mask is None else _read_mask(mask, i.grid, name)) for i, name, mask in named]
+    span = None
+    if together:
+        spans = [measure_span(image, name=name, where=where) for image, name, where in given]
+        span = Span(min(one.low for one in spans), max(one.high for one in spans))
+    layers = []
+    for image, name, where in given:
+        values, known = scale_intensity(image, name=name, where=where, span=span)
+        layers.append(Layer(to_engine(values, like), None if known is None else to_engine(known, like), image.grid))
+    return layers
 
 
 def _read_mask(mask: Any, grid: Grid, name: str) -> np.ndarray:
     """Which voxels of an image count."""
-    found = read_image(mask)
-    if found.grid.shape != grid.shape or (not isinstance(mask, np.ndarray) and not found.grid.matches(grid)):
+    return np.any(_read_on_grid(mask, grid, f"{name} mask").array != 0, axis=-1)
+
+
+def _read_on_grid(drawn: Any, grid: Grid, name: str) -> Image:
+    """What was drawn on an image."""
+    found = read_image(drawn)
+    if found.grid.shape != grid.shape or (not isinstance(drawn, np.ndarray) and not found.grid.matches(grid)):
         raise ShapeError(
-            f"A mask needs the grid of its image. Received: a {name} mask of shape {found.grid.shape}, an image of "
-            f"shape {grid.shape}, or one shape in two places. Resample the mask onto the image, or draw it there."
+            f"A mask or label map needs the grid of its image. Received: a {name} of shape {found.grid.shape}, an "
+            f"image of shape {grid.shape}, or one shape in two places. Resample it onto the image, or draw it there."
         )
-    return np.any(found.array != 0, axis=-1)
+    return found
+
+
+def _read_landmarks(scans: tuple[Scan, ...], ndim: int) -> Landmarks | None:
+    """Points of both images; None without any."""
+    if not _have_both(scans, "landmarks"):
+        return None
+    fixed, moving = (np.asarray(scan.landmarks, dtype=np.float64) for scan in scans)
+    if fixed.shape != moving.shape or fixed.ndim != 2 or fixed.shape[1] != ndim or not len(fixed):
+        raise ShapeError(
+            f"Landmarks are as many points (points, {ndim}) in one image as in the other. Received: fixed of shape "
+            f"{fixed.shape}, moving of shape {moving.shape}. Leave out those that only one image has."
+        )
+    return Landmarks(fixed, moving)
+
+
+def _read_labels(scans: tuple[Scan, ...], images: tuple[Image, Image], like: Any) -> tuple[Layer, Layer] | None:
+    """Label maps of both images, numbers as values; None without any."""
+    if not _have_both(scans, "labels"):
+        return None
+    fixed, moving = (
+        _read_on_grid(scan.labels, image.grid, f"{name} label map").array[None, ..., :1]
+        for scan, image, name in zip(scans, images, ("fixed", "moving"), strict=True)
+    )
+    return Layer(to_engine(fixed, like), None, images[0].grid), Layer(to_engine(moving, like), None, images[1].grid)
+
+
+def _have_both(scans: tuple[Scan, ...], name: str) -> bool:
+    given = [getattr(scan, name) is not None for scan in scans]
+    if any(given) and not all(given):
+        raise OptionError(
+            f"What is known of one image must be known of the other. Received: {name} of the "
+            f"{'fixed' if given[0] else 'moving'} image alone. Give those of both, or of none."
+        )
+    return all(given)
+
+
+def _measure_landmarks(result: RegistrationResult, fixed: np.ndarray, moving: np.ndarray) -> RegistrationResult:
+    """The result with the distances of its landmarks."""
+    before, after = (np.linalg.norm(points - moving, axis=1) for points in (fixed, result.apply_points(fixed)))
+    found = {"start": before.mean(), "mean": after.mean(), "max": after.max()}
+    return replace(result, metrics=result.metrics | {f"landmarks_{k}_mm": float(v) for k, v in found.items()})
 
 
 def _to_initial(initial: Any, grid: Grid, like: Any) -> Initial:
@@ -275,7 +359,9 @@ def _wrap_up(fixed: Image, moving: Image, solution: Solution, config: Config, be
     }
     inverse = CompositeTransform([affine.inverse(), back])
     outcome = judge(solution, folds=metrics["folds_percent"])
-    return RegistrationResult(fixed, moving, moved, transform, inverse, outcome, metrics, solution.history, config)
+    return RegistrationResult(
+        fixed, moving, moved, transform, inverse, outcome, solution.metric, metrics, solution.history, config
+    )
 
 
 def _measure_field(solution: Solution, field_mm: np.ndarray) -> dict[str, float]:

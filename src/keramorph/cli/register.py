@@ -24,18 +24,37 @@ class Preset(Enum):
     accurate = "accurate"
 
 
+class Metric(Enum):
+    """The metrics by their names, as the command line offers them."""
+
+    auto = "auto"
+    lncc = "lncc"
+    ncc = "ncc"
+    mse = "mse"
+    nmi = "nmi"
+    ngf = "ngf"
+    mind = "mind"
+
+
 @guard
 def register(
     fixed: Annotated[Path | None, typer.Argument(metavar="FIXED", help="Image that stays: file, DICOM folder.")] = None,
     moving: Annotated[Path | None, typer.Argument(metavar="MOVING", help="Image that is laid onto it.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
     preset: Annotated[Preset, typer.Option(help="What counts more, time or accuracy.")] = Preset.default,
+    metric: Annotated[Metric | None, typer.Option(help="What the images are compared by.")] = None,
     config: Annotated[Path | None, typer.Option(help="Parameters, .yaml, or summary.json of an earlier run.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show all parameters, and end.")] = False,
     initial: Annotated[Path | None, typer.Option(help="Transform to start from, instead of a search.")] = None,
     already_aligned: Annotated[bool, typer.Option("--already-aligned", help="Start from the headers.")] = False,
     fixed_mask: Annotated[Path | None, typer.Option(help="What counts of FIXED, not 0 where it does.")] = None,
     moving_mask: Annotated[Path | None, typer.Option(help="What counts of MOVING, likewise.")] = None,
+    fixed_landmarks: Annotated[
+        Path | None, typer.Option(help="Points of FIXED, .csv with x, y, z in mm (LPS).")
+    ] = None,
+    moving_landmarks: Annotated[Path | None, typer.Option(help="The same points of MOVING.")] = None,
+    fixed_labels: Annotated[Path | None, typer.Option(help="Label map of FIXED, to meet that of MOVING.")] = None,
+    moving_labels: Annotated[Path | None, typer.Option(help="Label map of MOVING.")] = None,
     time_budget: Annotated[float | None, typer.Option(help="Seconds it may take.", min=0)] = None,
     engine: Annotated[str, typer.Option(help="Whose arrays to work on: numpy, torch, jax or tensorflow.")] = "numpy",
     device: Annotated[str | None, typer.Option(help="Where PyTorch works: cuda for a GPU.")] = None,
@@ -49,22 +68,25 @@ def register(
     The folder gets the moved image, the transform from fixed to moving points and its inverse (ITK, LPS, millimetres),
     a summary in numbers and a report to look at.
     """
-    options = {"seed": seed, "time_budget": time_budget, "search": False if already_aligned else None}
+    options = {
+        "metric": metric.value if metric else None,
+        "seed": seed,
+        "time_budget": time_budget,
+        "search": False if already_aligned else None,
+    }
     changes = {name: value for name, value in options.items() if value is not None}
     engine = f"{engine}:{device}" if device else engine
     if print_config:
         return _print_parameters(_read_parameters(preset, config, changes))
-    if fixed is None or moving is None or output is None:
-        raise OptionError(
-            f"Two images and a folder were expected. Received: FIXED={_show(fixed)}, MOVING={_show(moving)}, "
-            f"--output {_show(output)}. For example: keramorph register fixed.nii.gz moving.nii.gz -o out/"
-        )
+    fixed, moving, output = _demand(fixed, moving, output)
     if already_aligned and initial is not None:
         raise OptionError(
             f"A search has one start. Received: --already-aligned and --initial {initial}. Leave one of the two out."
         )
     check_free(output, overwrite=overwrite)
-    check_inputs_apart(output, *filter(None, [fixed, moving, initial, fixed_mask, moving_mask, config]))
+    hints = {"landmarks": (fixed_landmarks, moving_landmarks), "labels": (fixed_labels, moving_labels)}
+    beside = [initial, config, fixed_mask, moving_mask, *hints["landmarks"], *hints["labels"]]
+    check_inputs_apart(output, *filter(None, [fixed, moving, *beside]))
     with stage(output) as folder:
         from keramorph import backend, registration
 
@@ -73,23 +95,40 @@ def register(
         given: dict[str, Any] = {"masks": (fixed_mask, moving_mask), "initial": initial, "engine": engine}
         start = time.perf_counter()
         with show_registration(quiet=quiet) as progress:
-            result = registration.register(fixed, moving, config=parameters, progress=progress, **given)
+            scans = (_add_hints(image, k, hints) for k, image in enumerate((fixed, moving)))
+            result = registration.register(*scans, config=parameters, progress=progress, **given)
         seconds = {"register": time.perf_counter() - start}
-        run = {"config": dataclasses.asdict(parameters), **given, "threads": threads, "seconds": seconds}
+        run = {"config": dataclasses.asdict(parameters), **given, **hints, "threads": threads, "seconds": seconds}
         # Drawing is imported late: whoever gave a wrong file need not wait for it.
         from keramorph.cli.result_files import write_files
 
         names = write_files(result, folder, fixed=fixed, moving=moving, run=run)
     if not quiet:
         _summarise(result, output, names, seconds=time.perf_counter() - start)
-    if result.outcome.trusted:
-        return DONE
-    typer.echo(f"warning: not to be trusted: {result.outcome.reason} All files are written.", err=True)
-    return NOT_TRUSTWORTHY
+    return _end(result.outcome)
+
+
+def _demand(fixed: Path | None, moving: Path | None, output: Path | None) -> tuple[Path, Path, Path]:
+    """What no registration can do without."""
+    if fixed is None or moving is None or output is None:
+        raise OptionError(
+            f"Two images and a folder were expected. Received: FIXED={_show(fixed)}, MOVING={_show(moving)}, "
+            f"--output {_show(output)}. For example: keramorph register fixed.nii.gz moving.nii.gz -o out/"
+        )
+    return fixed, moving, output
 
 
 def _show(path: Path | None) -> str:
     return "nothing" if path is None else repr(str(path))
+
+
+def _add_hints(image: Path, number: int, hints: dict[str, tuple[Path | None, Path | None]]) -> Any:
+    """The fixed or the moving image (0 or 1), with what the files say of it."""
+    from keramorph.cli.points import read_points
+    from keramorph.registration import Scan
+
+    landmarks, labels = hints["landmarks"][number], hints["labels"][number]
+    return Scan(image, None if landmarks is None else read_points(landmarks).points, labels)
 
 
 def _read_parameters(preset: Preset, path: Path | None, changes: dict[str, Any]) -> Any:
@@ -110,9 +149,17 @@ def _print_parameters(parameters: Any) -> int:
     return DONE
 
 
+def _end(outcome: Any) -> int:
+    if outcome.trusted:
+        return DONE
+    typer.echo(f"warning: not to be trusted: {outcome.reason} All files are written.", err=True)
+    return NOT_TRUSTWORTHY
+
+
 def _summarise(result: Any, output: Path, names: list[str], *, seconds: float) -> None:
-    from keramorph.report import describe_outcome, describe_scores
+    from keramorph.report import describe_metric, describe_outcome, describe_scores
 
     typer.echo(describe_outcome(result.outcome))
+    typer.echo(describe_metric(result.metric))
     typer.echo(describe_scores(result.metrics))
     typer.echo(f"{seconds:.1f} s. Written to {output}: {', '.join(names)}")

@@ -45,6 +45,7 @@ def write_files(result: Any, folder: Path, *, fixed: Path, moving: Path, run: di
         "versions": read_versions(),
         "inputs": {"fixed": _describe(result.fixed, fixed), "moving": _describe(result.moving, moving)},
         "outcome": dataclasses.asdict(result.outcome),
+        "metric": dataclasses.asdict(result.metric),
         "metrics": dict(result.metrics),
         **run,
         "files": names,

@@ -6,6 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 LOSSES = {"loss_start": "at the start", "loss_affine": "affine", "loss_deformable": "deformable"}
+METRICS = {
+    "lncc": "local correlation",
+    "ncc": "correlation",
+    "mse": "squared differences",
+    "nmi": "mutual information",
+    "ngf": "directions of edges",
+    "mind": "self-similarities",
+}
 NUMBERS = {
     "overlap": "overlap {:.0%}",
     "displacement_max_mm": "bent by up to {:.1f} mm",
@@ -25,6 +33,20 @@ def describe_outcome(outcome: Any) -> str:
         'Not to be trusted: The images hardly overlap.'
     """
     return "Aligned." if outcome.trusted else f"Not to be trusted: {outcome.reason}"
+
+
+def describe_metric(choice: Any) -> str:
+    """Return one line on what the images were compared by.
+
+    Args:
+        choice: `metric` of a registration result: its `name` and its `reason`.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> describe_metric(SimpleNamespace(name="lncc", reason="the images agree in contrast: 0.83"))
+        'Metric: local correlation (the images agree in contrast: 0.83).'
+    """
+    return f"Metric: {METRICS[choice.name]} ({choice.reason})."
 
 
 def describe_scores(metrics: Mapping[str, float]) -> str:

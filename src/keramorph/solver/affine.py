@@ -10,10 +10,11 @@ import numpy as np
 
 from keramorph import backend
 from keramorph._typing import Array
+from keramorph.solver.hints import measure_landmarks
 from keramorph.solver.mapping import measure_inside, voxel_matrix, voxel_positions, weigh
 from keramorph.solver.minimise import minimise
-from keramorph.solver.pyramid import Level
-from keramorph.solver.similarity import Similarity
+from keramorph.solver.pyramid import Hints, Level
+from keramorph.solver.similarity import Similarity, SoftDice
 from keramorph.space import Grid
 
 _TOLERANCE = 1e-4
@@ -90,6 +91,8 @@ class _Problem:
         self.level, self.options, self.matrix = level, options, matrix
         self.count = ndim * (ndim + 1)
         self.fixed = options.similarity.prepare(level.fixed.values)
+        self.hints = level.hints or Hints()
+        self.labels: Any = None if self.hints.labels is None else SoftDice().prepare(self.hints.labels[0].values)
         self.centre = grid.center
         self.radius = _typical_distance(grid)
         # Fixed voxels in units of the radius around the centre, and a 1: what the parameters multiply.
@@ -121,13 +124,34 @@ class _Problem:
         engine = backend.of(level.fixed.values)
         moved, slope = engine.sample_with_derivative(level.moving.values, self._read_at(matrix))
         result = self.options.similarity.compare(self.fixed, moved, self.weight)
-        gradient = self._collect(engine.xp, result.derivative * slope[..., 0, :])
+        price, pull = self._compare_labels(engine, self._read_at(matrix))
+        gradient = self._collect(engine.xp, result.derivative * slope[..., 0, :] + pull)
+        price += self._add_landmarks(matrix, gradient)
         measure = _measure_strain if self.options.turns_are_free else _measure_change
         strain, strain_gradient = measure(matrix[:-1, :-1])
         cost = self.options.strain_weight
         ndim = len(self.centre)
         gradient[: ndim * ndim] += cost * strain_gradient.ravel() / self.radius
-        return 1 - float(result.similarity) + cost * strain, gradient
+        return 1 - float(result.similarity) + cost * strain + price, gradient
+
+    def _compare_labels(self, engine: Any, positions: Array) -> tuple[float, Any]:
+        """What the labels cost, and the derivative of what they gain to the positions `(1, *spatial, n)`."""
+        if self.hints.labels is None:
+            return 0.0, 0.0
+        moved, slope = engine.sample_with_derivative(self.hints.labels[1].values, positions)
+        result = SoftDice().compare(self.labels, moved, self.weight)
+        pull = engine.xp.sum(result.derivative[..., None] * slope, axis=-2)
+        return self.hints.label_weight * (1 - float(result.similarity)), self.hints.label_weight * pull
+
+    def _add_landmarks(self, matrix: np.ndarray, gradient: np.ndarray) -> float:
+        """What the landmarks cost, its gradient added to that of the rest."""
+        if self.hints.landmarks is None:
+            return 0.0
+        ndim = len(self.centre)
+        cost, change = measure_landmarks(self.level, matrix)
+        gradient[: ndim * ndim] += (change.T @ (self.hints.landmarks.fixed - self.centre) / self.radius).ravel()
+        gradient[ndim * ndim :] += change.sum(axis=0)
+        return cost
 
     def _read_at(self, matrix: np.ndarray) -> Array:
         """Voxels of the moving grid at which the fixed voxels read."""

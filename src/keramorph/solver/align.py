@@ -9,11 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from keramorph.solver.affine import AffineOptions, fit_affine
-from keramorph.solver.config import Config
+from keramorph.solver.config import Config, Metric
 from keramorph.solver.pyramid import Level, coarsen, window_size
 from keramorph.solver.run import Run, Stage
-from keramorph.solver.similarity import LocalCorrelation, MutualInformation, Similarity
-from keramorph.solver.start import list_starts, list_turned_starts
+from keramorph.solver.similarity import (
+    Correlation,
+    GradientFields,
+    LocalCorrelation,
+    MeanSquares,
+    MutualInformation,
+    Similarity,
+)
+from keramorph.solver.start import list_starts, list_turned_starts, start_at_landmarks
 from keramorph.solver.trust import measure_contrast, measure_loss
 
 _AFFINE_ROOM = 2
@@ -39,6 +46,19 @@ def correlate(level: Level, window: float) -> LocalCorrelation:
     return LocalCorrelation(window_size(window * level.spacing, level.fixed.grid))
 
 
+def compare_by(metric: Metric, level: Level, window: float) -> Similarity:
+    """The measure that a metric stands for at a level, its windows, where it has some, of so many spacings."""
+    if metric == "ncc":
+        return Correlation()
+    if metric == "mse":
+        return MeanSquares()
+    if metric == "nmi":
+        return MutualInformation()
+    if metric == "ngf":
+        return GradientFields(tuple((level.fixed.grid.spacing / level.spacing).tolist()))
+    return correlate(level, window)
+
+
 @dataclass(frozen=True)
 class Guide:
     """What the affine stage goes by: the measure at a level, and what the transform itself costs."""
@@ -48,15 +68,21 @@ class Guide:
     turns_are_free: bool
 
 
-def guide_by_correlation(config: Config) -> Guide:
-    """The local correlation: for images whose contrast is the same, or the other way round, here and there."""
+def guide_by_metric(config: Config) -> Guide:
+    """The metric that was named, or the local correlation: for images that have enough in common to be looked for."""
     window = config.window + _AFFINE_ROOM
-    return Guide(lambda level: correlate(level, window), config.strain_weight, turns_are_free=True)
+    return Guide(lambda level: compare_by(config.metric, level, window), config.strain_weight, turns_are_free=True)
 
 
 def guide_by_information() -> Guide:
     """Mutual information: for images of any contrast."""
     return Guide(lambda _: MutualInformation(), _INFORMATION_STRAIN, turns_are_free=False)
+
+
+def align_nearby(levels: list[Level], run: Run, guide: Guide) -> np.ndarray:
+    """Affine transform in millimetres, refined from the start that asks nothing of the intensities."""
+    start = keep_start(levels[-1], run)
+    return refine(levels, start, run, guide, instead=[start, np.eye(len(start))])
 
 
 def align(levels: list[Level], run: Run, guide: Guide) -> np.ndarray:
@@ -78,6 +104,7 @@ def keep_start(level: Level, run: Run) -> np.ndarray:
         return run.initial.matrix
     starts = list_starts(level.fixed, level.moving)
     plain = [starts[name] for name in (("headers", "centres") if run.config.affine_iterations else ("headers",))]
+    plain = [*start_at_landmarks(level), *plain] if run.config.affine_iterations else plain
     similarity = correlate(level, run.config.window)
     losses = [measure_loss(level, matrix, None, similarity) for matrix in plain]
     return plain[int(np.argmin(losses))]
@@ -115,7 +142,8 @@ def _fit(
 
 def _choose_start(level: Level, count: int, run: Run, guide: Guide) -> tuple[np.ndarray, list[float]]:
     """The start from which the fit at the coarsest level gets furthest."""
-    plain = _fit_best(level, list(list_starts(level.fixed, level.moving).values()), count, run, guide)
+    starts = [*start_at_landmarks(level), *list_starts(level.fixed, level.moving).values()]
+    plain = _fit_best(level, starts, count, run, guide)
     turned = _fit_best(level, _screen_turns(level, count, run, guide), count, run, guide)
     if turned[1][-1] < plain[1][-1] - _CLEARLY:
         # Some turn or other makes any two images a little more alike: this must be more than that.

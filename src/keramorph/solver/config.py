@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from keramorph.errors import OptionError
 
 Preset = Literal["fast", "default", "accurate"]
+Metric = Literal["auto", "lncc", "ncc", "mse", "nmi", "ngf", "mind"]
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"voxels": 1_000_000},
@@ -25,6 +26,10 @@ class Config:
     larger than that keeps its own.
 
     Args:
+        metric: What the images are compared by: `"lncc"`, squared local correlation; `"ncc"`, squared correlation of
+            the whole images; `"mse"`, squared differences, for images of one unit; `"nmi"`, normalised mutual
+            information; `"ngf"`, directions of edges; `"mind"`, self-similarities, which are searched, not followed.
+            `"auto"` takes the local correlation, and self-similarities where that finds nothing.
         levels: Most levels of the pyramid of the deformable stage.
         iterations: Most iterations of the deformable stage at each level; 0 leaves the transform affine.
         affine_levels: Most levels of the pyramid of the affine stage.
@@ -40,6 +45,9 @@ class Config:
         step: Longest update in one iteration, in spacings of the level; below 0.5 no update folds.
         tolerance: The finest level ends when ten iterations raise the similarity by less than this share of it, the
             others when they raise it by less than three tenths of that.
+        landmark_weight: Similarity that landmarks cost which miss each other by one spacing of the level, as a root
+            mean square.
+        label_weight: Similarity that labels cost which do not overlap at all.
         strain_weight: Similarity that a unit of squared strain of the affine part costs, which keeps it from being
             stretched where the images do not ask for it.
         voxels: Largest number of voxels at which the deformation is optimised; larger images are solved at the next
@@ -59,6 +67,7 @@ class Config:
         5
     """
 
+    metric: Metric = "auto"
     levels: int = 5
     iterations: int = 100
     affine_levels: int = 3
@@ -69,6 +78,8 @@ class Config:
     field_smoothing: float = 0.5
     step: float = 0.4
     tolerance: float = 1e-3
+    landmark_weight: float = 0.01
+    label_weight: float = 1.0
     strain_weight: float = 0.05
     voxels: int = 10_000_000
     work: int = 60_000_000
@@ -98,6 +109,11 @@ class Config:
     def __post_init__(self) -> None:
         for field in fields(self):
             self._check_type(field.name, str(field.type))
+        if self.metric not in get_args(Metric):
+            raise OptionError(
+                f"`metric` must be one of {', '.join(get_args(Metric))}. Received: metric={self.metric!r}. "
+                "Its default is auto."
+            )
         for name, lowest, highest in _RANGES:
             value = getattr(self, name)
             if not lowest <= value <= highest:
@@ -120,6 +136,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
     "bool": ((bool,), "True or False"),
+    "Metric": ((str,), f"one of {', '.join(get_args(Metric))}"),
 }
 _RANGES = (
     ("levels", 1, 12),
@@ -132,6 +149,8 @@ _RANGES = (
     ("field_smoothing", 0, 20),
     ("step", 0.01, 0.5),
     ("tolerance", 0, 1),
+    ("landmark_weight", 0, 1000),
+    ("label_weight", 0, 1000),
     ("strain_weight", 0, 1000),
     ("voxels", 1000, 10**12),
     ("work", 1000, 10**15),

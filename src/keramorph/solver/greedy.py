@@ -18,6 +18,7 @@ import numpy as np
 from keramorph import backend
 from keramorph._typing import Array
 from keramorph.ops.vectors import multiply_components, sum_products
+from keramorph.solver.hints import Follower, Gathered
 from keramorph.solver.mapping import locate, voxel_matrix, weigh
 from keramorph.solver.pyramid import Level, smoothing_width
 from keramorph.solver.similarity import Comparison, Similarity
@@ -49,6 +50,7 @@ class _Images(NamedTuple):
     moving: Array
     fixed_mask: Array | None
     moving_mask: Array | None
+    hints: Gathered
 
 
 def deform(
@@ -106,6 +108,7 @@ class _Stepper:
         self.to_units = grid.matrix / spacing
         self.from_units = np.linalg.inv(self.to_units)
         self.linear = self.map[:ndim, :ndim]
+        self.follower = Follower(level, matrix)
 
     def gather(self) -> _Images:
         """What every iteration reads."""
@@ -115,6 +118,7 @@ class _Stepper:
             moving.values,
             fixed.mask,
             moving.mask,
+            self.follower.gather(),
         )
 
     def advance(self, displacement: Array, images: _Images) -> tuple[Array, Array]:
@@ -124,13 +128,15 @@ class _Stepper:
         moved, slope = engine.sample_with_derivative(images.moving, positions)
         weight = weigh(images.fixed_mask, images.moving_mask, positions, inside)
         result = self.options.similarity.compare(images.known, moved, weight)
-        update = self._propose(engine, result, slope[..., 0, :])
+        extra, cost = self.follower.follow(images.hints, displacement, positions, weight, self._push)
+        update = self._propose(engine, result, slope[..., 0, :], extra)
         displacement = engine.compose(displacement, update)
-        return engine.gaussian(displacement, sigma=self.field_width), result.similarity
+        return engine.gaussian(displacement, sigma=self.field_width), result.similarity - cost
 
-    def _propose(self, engine: Any, result: Comparison, slope: Array) -> Array:
-        """Smooth update in voxels, nowhere longer than the step."""
+    def _propose(self, engine: Any, result: Comparison, slope: Array, extra: Array | None = None) -> Array:
+        """Smooth update in voxels, nowhere longer than the step; `extra` is what else pushes."""
         pushed = self._push(engine, slope, result)
+        pushed = pushed if extra is None else pushed + extra
         pushed = engine.gaussian(pushed, sigma=self.update_width)
         return self._limit(engine, pushed, _DAMPING * engine.xp.mean(pushed[..., -1]) + 1e-30)
 

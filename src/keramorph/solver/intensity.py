@@ -23,7 +23,29 @@ class Scaled(NamedTuple):
     mask: np.ndarray | None
 
 
-def scale_intensity(image: Image, *, name: str, where: np.ndarray | None = None) -> Scaled:
+class Span(NamedTuple):
+    """Lowest and highest value of an image that count."""
+
+    low: float
+    high: float
+
+
+def measure_span(image: Image, *, name: str, where: np.ndarray | None = None) -> Span:
+    """Return the lowest and the highest value of the mean of an image's channels, by robust percentiles.
+
+    Args:
+        image: Any real data type, any number of channels.
+        name: What the image is called in an error.
+        where: Which voxels count, `(*spatial)`; None for all.
+
+    Raises:
+        InputError: If no value that counts is finite, or all are equal.
+    """
+    values, there = _read_values(image, where)
+    return _measure_span(values, there, name)
+
+
+def scale_intensity(image: Image, *, name: str, where: np.ndarray | None = None, span: Span | None = None) -> Scaled:
     """Return the mean of an image's channels, scaled to [0, 1] by robust percentiles.
 
     A lowest value that many voxels share (the background of a stripped brain, the -2048 outside a CT scanner's circle)
@@ -35,6 +57,7 @@ def scale_intensity(image: Image, *, name: str, where: np.ndarray | None = None)
         image: Any real data type, any number of channels.
         name: What the image is called in an error.
         where: Which voxels count, `(*spatial)`; None for all.
+        span: Values that become 0 and 1; None for those of the image itself.
 
     Returns:
         Values and mask.
@@ -42,12 +65,30 @@ def scale_intensity(image: Image, *, name: str, where: np.ndarray | None = None)
     Raises:
         InputError: If no value that counts is finite, or all are equal.
     """
+    values, there = _read_values(image, where)
+    low, high = _measure_span(values, there, name) if span is None else span
+    mask = None
+    if not there.all():
+        from scipy.ndimage import distance_transform_edt  # 0.1 s that most images need not wait for
+
+        mask = there.astype(np.float32)[None, ..., None]
+        values = values[tuple(distance_transform_edt(~there, return_distances=False, return_indices=True))]
+    scaled = np.clip((values - low) / (high - low), 0, 1)
+    return Scaled(scaled[None, ..., None].astype(np.float32), mask)
+
+
+def _read_values(image: Image, where: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of the channels, and which values count."""
     values = (
         image.array.mean(axis=-1, dtype=np.float32) if image.channels > 1 else image.array[..., 0].astype(np.float32)
     )
     there = np.isfinite(values)
     if where is not None:
         there &= where
+    return values, there
+
+
+def _measure_span(values: np.ndarray, there: np.ndarray, name: str) -> Span:
     known = values if there.all() else values[there]
     if known.size == 0:
         raise InputError(
@@ -60,14 +101,7 @@ def scale_intensity(image: Image, *, name: str, where: np.ndarray | None = None)
             f"The {name} image needs contrast to be registered. Received: the same value {low:g} nearly everywhere. "
             "Check that the right file, and the right channel, was given."
         )
-    mask = None
-    if known.size < values.size:
-        from scipy.ndimage import distance_transform_edt  # 0.1 s that most images need not wait for
-
-        mask = there.astype(np.float32)[None, ..., None]
-        values = values[tuple(distance_transform_edt(~there, return_distances=False, return_indices=True))]
-    scaled = np.clip((values - low) / (high - low), 0, 1)
-    return Scaled(scaled[None, ..., None].astype(np.float32), mask)
+    return Span(low, high)
 
 
 def _find_range(values: np.ndarray) -> tuple[float, float]:

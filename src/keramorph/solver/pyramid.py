@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,13 +35,33 @@ class Layer:
     grid: Grid
 
 
+class Landmarks(NamedTuple):
+    """Points `(points, ndim)` of the fixed image, and where they lie in the moving image, in millimetres."""
+
+    fixed: np.ndarray
+    moving: np.ndarray
+
+
+class Hints(NamedTuple):
+    """What is known of a pair beside its images, at one level: landmarks and labels, and how much each counts.
+
+    The labels of both images are one channel each, `(1, *grid.shape, labels)`.
+    """
+
+    landmarks: Landmarks | None = None
+    labels: tuple[Layer, Layer] | None = None
+    landmark_weight: float = 0.0
+    label_weight: float = 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Level:
-    """Both images at one spacing, in millimetres."""
+    """Both images at one spacing, in millimetres, and what is known beside them."""
 
     fixed: Layer
     moving: Layer
     spacing: float
+    hints: Hints | None = None
 
     def still(self) -> Array:
         """Displacement of zero, `(1, *spatial, ndim)`, on the fixed grid."""

@@ -61,6 +61,23 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class MetricChoice:
+    """What the images were compared by.
+
+    Args:
+        name: One of the metrics of `Config`, never `"auto"`.
+        reason: Why, in a few words.
+
+    Example:
+        >>> MetricChoice("lncc", "the images agree in contrast: 0.83").name
+        'lncc'
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class LevelRecord:
     """What one level of one stage did.
 
@@ -93,15 +110,17 @@ class Solution:
         matrix: Homogeneous matrix `(ndim + 1, ndim + 1)` in millimetres.
         displacement: u, `(1, *grid.shape, ndim)` in voxels of `grid`.
         grid: Grid of the displacement: the fixed image's, or a coarser one over the same field of view.
-        losses: Loss of the start, of the affine stage's end and of the deformable stage's end: by the local correlation
-            at the finest level, or by self-similarities where the former found nothing.
+        losses: Loss of the start, of the affine stage's end and of the deformable stage's end, by the metric at the
+            finest level.
         overlap: Share of the fixed image that lies inside the moving image.
         contrast: How much more alike the images are, where the local correlation put them, than when they are shifted
             apart, from about 0 (nothing in common) to 1.
         history: One record per level.
+        metric: What the images were compared by.
 
     Example:
-        >>> Solution(np.eye(3), np.zeros((1, 4, 4, 2)), Grid.from_spacing((4, 4)), {}, 1.0, 0.2, ()).overlap
+        >>> choice = MetricChoice("lncc", "as asked for")
+        >>> Solution(np.eye(3), np.zeros((1, 4, 4, 2)), Grid.from_spacing((4, 4)), {}, 1.0, 0.2, (), choice).overlap
         1.0
     """
 
@@ -112,3 +131,4 @@ class Solution:
     overlap: float
     contrast: float
     history: tuple[LevelRecord, ...]
+    metric: MetricChoice

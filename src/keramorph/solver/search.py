@@ -11,18 +11,28 @@ import numpy as np
 
 from keramorph import ops
 from keramorph._typing import Array
-from keramorph.solver.align import align, correlate, guide_by_correlation, guide_by_information, keep_start, refine
-from keramorph.solver.config import Config
+from keramorph.solver.align import (
+    align,
+    align_nearby,
+    compare_by,
+    correlate,
+    guide_by_information,
+    guide_by_metric,
+)
+from keramorph.solver.config import Config, Metric
 from keramorph.solver.discrete import deform_discretely
 from keramorph.solver.greedy import GreedyOptions, deform
+from keramorph.solver.hints import Known, build_hints
 from keramorph.solver.histogram import match_histograms
 from keramorph.solver.orientation import Orientation
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings
-from keramorph.solver.result import Solution
+from keramorph.solver.result import MetricChoice, Solution
 from keramorph.solver.run import Initial, Listener, Run, estimate_rest
 from keramorph.solver.similarity import Measure, SelfSimilarity
 from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast, measure_loss, measure_overlap
 from keramorph.solver.unfold import unfold
+
+_NOTHING = Known()
 
 _AFFINE_SMALLEST = 24
 _SMALLEST = 14
@@ -31,8 +41,17 @@ _SMALLEST = 14
 _AFFINE_LARGEST = 200_000
 """Voxels beyond which a finer level makes an affine fit slower and no better."""
 
+_FOR_UNLIKE = ("nmi", "mind")
+"""Metrics for images of unlike contrast: too blind to search far, and too hungry for the finest levels."""
+
+_LINEAR = ("auto", "lncc", "ncc")
+"""Metrics that take one image for a linear function of the other."""
+
 _DISCRETE_LARGEST = 1_000_000
-"""Voxels of a level up to which every shift can be tried at once."""
+"""Voxels of a level up to which every shift can be tried at once, or each voxel hold a histogram's window."""
+
+_HISTOGRAM = 8
+"""Voxels that take no longer than one which is counted in a histogram."""
 
 _WORTHWHILE = 10
 """Iterations that even the largest level gets."""
@@ -58,6 +77,7 @@ def solve(
     moving: Layer,
     config: Config,
     *,
+    known: Known = _NOTHING,
     initial: Initial | None = None,
     listener: Listener | None = None,
 ) -> Solution:
@@ -67,6 +87,7 @@ def solve(
         fixed: Fixed image `(1, *spatial, 1)` in [0, 1], float32 of any engine.
         moving: Moving image, of the same engine.
         config: Parameters.
+        known: What is known beside the images.
         initial: Where to start; None to look for a start.
         listener: Called as the search goes on.
 
@@ -82,33 +103,56 @@ def solve(
         >>> solve(layer, layer, Config()).displacement.shape
         (1, 32, 32, 2)
     """
+    turns = [Orientation.of(layer.grid) for layer in (fixed, moving)]
     if initial is None and not config.search:
         initial = Initial(np.eye(fixed.grid.ndim + 1))
-    turn, grid = Orientation.of(fixed.grid), fixed.grid
-    fixed, moving = turn.straighten(fixed), Orientation.of(moving.grid).straighten(moving)
     if initial is not None and initial.displacement is not None:
-        initial = replace(initial, displacement=turn.straighten_field(initial.displacement))
-    run = Run(config, listener, initial)
-    levels = _build_levels(fixed, moving, config)
-    affine_levels = _pick_affine_levels(levels, config)
-    guide = guide_by_correlation(config)
-    matrix = align(affine_levels, run, guide)
-    contrast = measure_contrast(affine_levels[0], matrix, correlate(affine_levels[0], config.window))
-    way: Callable = _deform
-    measure: Measure = guide.at(levels[-1])
-    if contrast < LEAST_CONTRAST:
-        # What was found is no better than chance. Mutual information sees likeness where the correlation sees none, but
-        # not enough of it to search far, nor to deform by; self-similarities are too sharp for all but a short search.
-        guide, way, measure = guide_by_information(), _deform_discretely, SelfSimilarity()
-        start = keep_start(affine_levels[-1], run)
-        matrix = refine(affine_levels, start, run, guide, instead=[start, np.eye(len(start))])
+        initial = replace(initial, displacement=turns[0].straighten_field(initial.displacement))
+    if known.labels is not None:
+        known = replace(known, labels=_straighten(turns, known.labels))
+    found = _search(*_straighten(turns, (fixed, moving)), known, Run(config, listener, initial))
+    displacement = turns[0].restore_field(found.displacement)
+    grid = fixed.grid.resize(displacement.shape[1:-1])
+    return replace(found, displacement=unfold(displacement, grid, found.matrix), grid=grid)
+
+
+def _straighten(turns: list[Orientation], layers: tuple[Layer, Layer]) -> tuple[Layer, Layer]:
+    """Layers of the fixed and of the moving image, laid out straight."""
+    fixed, moving = (turn.straighten(layer) for turn, layer in zip(turns, layers, strict=True))
+    return fixed, moving
+
+
+def _search(fixed: Layer, moving: Layer, known: Known, run: Run) -> Solution:
+    """The transform between images that are laid out straight; what folds for want of room between voxels is left."""
+    levels = _build_levels(fixed, moving, known, run.config)
+    affine_levels = _pick_affine_levels(levels, run.config)
+    unlike = run.config.metric in _FOR_UNLIKE
+    guide = guide_by_information() if unlike else guide_by_metric(run.config)
+    matrix = (align_nearby if unlike else align)(affine_levels, run, guide)
+    contrast = measure_contrast(affine_levels[0], matrix, correlate(affine_levels[0], run.config.window))
+    choice = _choose(run.config.metric, contrast)
+    if choice.name in _FOR_UNLIKE:
         levels = levels[: _count_small(levels)]
+        if not unlike:
+            # What was found is no better than chance. Mutual information sees likeness where the correlation sees none,
+            # but not enough of it to search far, nor to deform by; self-similarities are too sharp for all but a short
+            # search.
+            guide = guide_by_information()
+            matrix = align_nearby(affine_levels, run, guide)
+    way: Callable = _deform_discretely if choice.name == "mind" else _deform
+    measure: Measure = SelfSimilarity() if choice.name == "mind" else guide.at(levels[-1])
     displacement, losses = _deform_if_it_pays(levels, matrix, run, measure, way)
     overlap = measure_overlap(affine_levels[0], matrix)
-    displacement = turn.restore_field(displacement)
-    grid = grid.resize(displacement.shape[1:-1])
-    displacement = unfold(displacement, grid, matrix)
-    return Solution(matrix, displacement, grid, losses, overlap, contrast, tuple(run.history))
+    return Solution(matrix, displacement, levels[-1].fixed.grid, losses, overlap, contrast, tuple(run.history), choice)
+
+
+def _choose(metric: Metric, contrast: float) -> MetricChoice:
+    """The metric that was named; or else the one that the images ask for, which align with such a contrast."""
+    if metric != "auto":
+        return MetricChoice(metric, "as asked for")
+    if contrast < LEAST_CONTRAST:
+        return MetricChoice("mind", f"the images hardly agree in contrast: {contrast:.2f}")
+    return MetricChoice("lncc", f"the images agree in contrast: {contrast:.2f}")
 
 
 def _deform_if_it_pays(
@@ -129,7 +173,7 @@ def _deform_if_it_pays(
     return begun, {**losses, "deformable": losses["affine"]}
 
 
-def _build_levels(fixed: Layer, moving: Layer, config: Config) -> list[Level]:
+def _build_levels(fixed: Layer, moving: Layer, known: Known, config: Config) -> list[Level]:
     """Both images at each spacing, coarse to fine, no finer than the largest number of voxels allows."""
     spacings = list_spacings(fixed.grid, smallest=_SMALLEST, most=config.levels)
     while len(spacings) > 1 and math.prod(coarsen_grid(fixed.grid, spacings[-1]).shape) > config.voxels:
@@ -140,7 +184,8 @@ def _build_levels(fixed: Layer, moving: Layer, config: Config) -> list[Level]:
         and _REST_SHARE * config.time_budget < estimate_rest(coarsen_grid(fixed.grid, spacings[-1]))
     ):
         spacings.pop()
-    layers = zip(build_pyramid(fixed, spacings), build_pyramid(moving, spacings), spacings, strict=True)
+    hints = [None] * len(spacings) if known is _NOTHING else build_hints(known, spacings, config)
+    layers = zip(build_pyramid(fixed, spacings), build_pyramid(moving, spacings), spacings, hints, strict=True)
     return [Level(*layer) for layer in layers]
 
 
@@ -153,13 +198,14 @@ def _pick_affine_levels(levels: list[Level], config: Config) -> list[Level]:
 
 
 def _count_small(levels: list[Level]) -> int:
-    """How many levels a discrete search can take, one at least."""
+    """How many levels such a metric can take, one at least."""
     return max(1, sum(math.prod(level.fixed.grid.shape) <= _DISCRETE_LARGEST for level in levels))
 
 
 def _deform(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
     """Displacement on the finest level's grid, in its voxels."""
-    displacement, doubt, bent = run.begin(levels[0]), 1.0, True
+    displacement, doubt = run.begin(levels[0]), 1.0
+    bent = run.config.metric in _LINEAR
     deadline = run.deadline(levels[-1].fixed.grid)
     for number, level in enumerate(levels, start=1):
         began = time.perf_counter()
@@ -174,7 +220,10 @@ def _deform(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
         notify = run.notifier("deformable", number, len(levels), options.iterations)
         displacement, losses = deform(level, matrix, displacement, options, notify=notify)
         run.record("deformable", level, losses, began)
-        doubt = _doubt(losses[-1])
+        bare = replace(level, hints=None)  # what hints cost is no stain
+        doubt = _doubt(
+            losses[-1] if level.hints is None else measure_loss(bare, matrix, displacement, options.similarity)
+        )
     return displacement
 
 
@@ -201,12 +250,13 @@ def _doubt(loss: float) -> float:
 def _set_deformation(level: Level, coarser: int, doubt: float, config: Config) -> GreedyOptions:
     """What the deformable stage may do at a level which is so many levels coarser than the finest."""
     grid = level.fixed.grid
-    affordable = max(_WORTHWHILE, config.work // math.prod(grid.shape))
+    cost = math.prod(grid.shape) * (_HISTOGRAM if config.metric == "nmi" else 1)
+    affordable = max(_WORTHWHILE, config.work // cost)
     widest = _WIDEST * max(np.asarray(grid.shape) * grid.spacing) / level.spacing
     window = config.window if coarser else max(config.window, min(config.finest_window, widest))
     return GreedyOptions(
         min(config.iterations, affordable),
-        correlate(level, window),
+        compare_by(config.metric, level, window),
         config.update_smoothing * _SMOOTHER ** min(coarser, 2),
         config.field_smoothing * doubt,
         config.step,

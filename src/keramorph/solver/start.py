@@ -7,8 +7,11 @@ import math
 import numpy as np
 
 from keramorph.solver.mapping import to_numpy
-from keramorph.solver.pyramid import Layer
+from keramorph.solver.pyramid import Layer, Level
 from keramorph.space import Grid
+
+_THIN = 1e-3
+"""Spread of points across a line, in that along it and squared, that tells no turn about it."""
 
 _ANGLES = range(0, 360, 15)
 _ROTATIONS = 300
@@ -50,6 +53,27 @@ def list_turned_starts(fixed: Layer, moving: Layer) -> list[np.ndarray]:
     fixed_mean, moving_mean = _measure_mass(fixed)[0], _measure_mass(moving)[0]
     centres = ((fixed_mean, moving_mean), (fixed.grid.center, moving.grid.center))
     return [_join(turn, *pair) for turn in _list_turns(fixed.grid.ndim) for pair in centres]
+
+
+def start_at_landmarks(level: Level) -> list[np.ndarray]:
+    """Return the rigid motion that lays the landmarks of a level on one another best, in a list; none without them.
+
+    Fewer points than axes, or points on a line, only shift.
+
+    References:
+        Kabsch, A solution for the best rotation to relate two sets of vectors, 1976, doi:10.1107/S0567739476001873.
+    """
+    if level.hints is None or level.hints.landmarks is None:
+        return []
+    fixed, moving = level.hints.landmarks
+    ndim = fixed.shape[1]
+    middle, aim = fixed.mean(axis=0), moving.mean(axis=0)
+    left, spread, right = np.linalg.svd((moving - aim).T @ (fixed - middle))
+    if len(fixed) < ndim or spread[ndim - 2] < _THIN * spread[0]:
+        return [_join(np.eye(ndim), middle, aim)]
+    signs = np.ones(ndim)
+    signs[-1] = np.sign(np.linalg.det(left @ right))
+    return [_join((left * signs) @ right, middle, aim)]
 
 
 def _list_turns(ndim: int) -> np.ndarray:

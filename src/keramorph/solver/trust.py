@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from keramorph import backend
 from keramorph._typing import Array
+from keramorph.solver.hints import Follower
 from keramorph.solver.mapping import locate, voxel_matrix, weigh
 from keramorph.solver.pyramid import Level
 from keramorph.solver.result import Outcome, Solution
@@ -24,7 +27,7 @@ _FEW = 3
 
 
 def measure_loss(level: Level, matrix: np.ndarray, displacement: Array | None, similarity: Measure) -> float:
-    """Return 1 minus the similarity of the images at a level under a transform.
+    """Return 1 minus the similarity of the images at a level under a transform, and what hints cost there.
 
     Args:
         level: Both images at one spacing.
@@ -35,7 +38,15 @@ def measure_loss(level: Level, matrix: np.ndarray, displacement: Array | None, s
     positions, inside = _locate(level, matrix, displacement)
     moved = backend.of(positions).sample(level.moving.values, positions)
     weight = weigh(level.fixed.mask, level.moving.mask, positions, inside)
-    return max(0.0, 1 - float(similarity.measure(similarity.prepare(level.fixed.values), moved, weight)))
+    found = float(similarity.measure(similarity.prepare(level.fixed.values), moved, weight))
+    return max(0.0, 1 - found) + (0 if level.hints is None else _price(level, matrix, displacement, positions, weight))
+
+
+def _price(level: Level, matrix: np.ndarray, displacement: Array | None, positions: Array, weight: Array) -> float:
+    """What the hints of a level cost under a transform."""
+    follower = Follower(level, matrix)
+    still = level.still() if displacement is None else displacement
+    return float(follower.follow(follower.gather(), still, positions, weight, lambda *_: 0.0)[1])
 
 
 def measure_overlap(level: Level, matrix: np.ndarray) -> float:
@@ -56,7 +67,7 @@ def measure_contrast(level: Level, matrix: np.ndarray, similarity: Measure) -> f
         What the similarity gains over the best of several shifts along each axis, as a share of what it could gain: 1
         for images that fit perfectly and nowhere else, about 0 for images that have nothing in common.
     """
-    grid = level.fixed.grid
+    grid, level = level.fixed.grid, replace(level, hints=None)
     found = 1 - measure_loss(level, matrix, None, similarity)
     others = [0.0]
     for axis, count in enumerate(grid.shape):
@@ -87,11 +98,12 @@ def judge(solution: Solution, *, folds: float) -> Outcome:
             "untrusted", f"Only {100 * solution.overlap:.1f} % of the fixed image lies inside the moved one."
         )
     if solution.contrast < LEAST_CONTRAST:
-        return Outcome(
-            "untrusted",
-            "No alignment was found at which the images are clearly more alike than by chance. They were moved as far "
-            "as mutual information leads, and deformed after the self-similarities of both.",
-        )
+        reason = "No alignment was found at which the images are clearly more alike than by chance."
+        if solution.metric.name == "mind":
+            reason += (
+                " They were moved as far as mutual information leads, and deformed after the self-similarities of both."
+            )
+        return Outcome("untrusted", reason)
     if folds > _MOST_FOLDS:
         return Outcome("untrusted", f"The transform folds at {folds:.2f} % of the voxels.")
     return Outcome("done")

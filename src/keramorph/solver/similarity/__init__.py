@@ -1,8 +1,23 @@
 """How alike two images are, and how that changes with one of them: one measure a file."""
 
+from keramorph.solver.similarity.correlation import Correlation
+from keramorph.solver.similarity.gradient_fields import GradientFields
 from keramorph.solver.similarity.local_correlation import LocalCorrelation
+from keramorph.solver.similarity.mean_squares import MeanSquares
 from keramorph.solver.similarity.measure import Comparison, Measure, Similarity
 from keramorph.solver.similarity.mutual_information import MutualInformation
 from keramorph.solver.similarity.self_similarity import SelfSimilarity
+from keramorph.solver.similarity.soft_dice import SoftDice
 
-__all__ = ["Comparison", "LocalCorrelation", "Measure", "MutualInformation", "SelfSimilarity", "Similarity"]
+__all__ = [
+    "Comparison",
+    "Correlation",
+    "GradientFields",
+    "LocalCorrelation",
+    "MeanSquares",
+    "Measure",
+    "MutualInformation",
+    "SelfSimilarity",
+    "Similarity",
+    "SoftDice",
+]

@@ -41,6 +41,8 @@ class LocalCorrelation:
 
     Args:
         size: Edges of a window in voxels, odd.
+        squared: Whether the correlation is squared; otherwise it keeps its sign, and counts from 0 (the other way
+            round) by way of 0.5 (none) to 1.
 
     References:
         Avants et al., Symmetric diffeomorphic image registration with cross-correlation, 2008,
@@ -48,12 +50,13 @@ class LocalCorrelation:
     """
 
     size: tuple[int, ...]
+    squared: bool = True
 
     def prepare(self, fixed: Array) -> FixedMoments:
         """The window moments of the fixed image."""
         engine = backend.of(fixed)
         moments = FixedMoments(fixed - engine.xp.mean(fixed))
-        return moments if engine.fuses_lncc(fixed) else self._measure_windows(moments)
+        return moments if self.squared and engine.fuses_lncc(fixed) else self._measure_windows(moments)
 
     def measure(self, prepared: FixedMoments, moved: Array, weight: Array) -> Array:
         """The similarity, a scalar of the engine."""
@@ -62,7 +65,11 @@ class LocalCorrelation:
             return fused.similarity
         xp, moments = backend.of(moved).xp, self._measure_windows(prepared)
         _, _, variance, covariance = self._measure_moved(moments, moved)
-        correlation = covariance * covariance / (moments.variance * variance)
+        product = moments.variance * variance
+        if self.squared:
+            correlation = covariance * covariance / product
+        else:
+            correlation = 0.5 + 0.5 * covariance / xp.sqrt(product)
         weight = weight * moments.weight
         return xp.sum(weight * correlation) / _total(xp, weight, moments)
 
@@ -78,9 +85,15 @@ class LocalCorrelation:
         total = _total(xp, weight, moments)
         by_moved = covariance / variance
         by_fixed = covariance / moments.variance
-        similarity = xp.sum(weight * by_fixed * by_moved) / total
-        share = weight * moments.share * (2 / total)
-        to_fixed = share * by_fixed / variance
+        if self.squared:
+            similarity = xp.sum(weight * by_fixed * by_moved) / total
+            share = weight * moments.share * (2 / total)
+            to_fixed = share * by_fixed / variance
+        else:
+            root = xp.sqrt(moments.variance * variance)
+            similarity = xp.sum(weight * (0.5 + 0.5 * covariance / root)) / total
+            share = weight * moments.share * (0.5 / total)
+            to_fixed = share / root
         to_moved = to_fixed * by_moved
         offset = to_fixed * moments.mean - to_moved * mean
         maps = xp.concatenate([to_fixed, to_moved, offset, share / variance], axis=-1)
@@ -90,6 +103,8 @@ class LocalCorrelation:
 
     def _fuse(self, moments: FixedMoments, moved: Array, weight: Array) -> Comparison | None:
         """What `compare` returns, by a kernel; None where there is none."""
+        if not self.squared:
+            return None
         engine = backend.of(moved)
         fused = engine.lncc(moments.values, moved, weight, size=self.size, floor=NOISE**2, least=ENOUGH_OVERLAP)
         return None if fused is None else Comparison(fused[0][0], *fused[1:])
@@ -115,7 +130,10 @@ class LocalCorrelation:
         sums = engine.window_sum(xp.concatenate(products, axis=-1), size=self.size) * moments.share
         mean = sums[..., :1]
         covariance = sums[..., 2:] - mean * moments.mean
-        covariance = xp.where(covariance < 0, covariance - NOISE**2, covariance + NOISE**2)
+        if self.squared:
+            covariance = xp.where(covariance < 0, covariance - NOISE**2, covariance + NOISE**2)
+        else:
+            covariance = covariance + NOISE**2
         return centred, mean, _variance(xp, sums[..., 1:2], mean), covariance
 
 

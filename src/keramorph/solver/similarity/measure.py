@@ -9,6 +9,9 @@ from keramorph._typing import Array
 ENOUGH_OVERLAP = 0.5
 """Share of what the fixed image shows below which a smaller overlap lowers a similarity: parting never pays."""
 
+TINY = 1e-12
+"""Added to sums that may be zero and are divided by."""
+
 
 class Comparison(NamedTuple):
     """Similarity and how it changes with the moved image.
@@ -41,3 +44,8 @@ class Similarity(Measure, Protocol):
 
     def compare(self, prepared: Any, moved: Array, weight: Array) -> Comparison:
         """The similarity, and its derivative."""
+
+
+def measure_share(xp: Any, shown: Array, total: Array) -> Array:
+    """Share by which a similarity counts: of what the fixed image shows in all, half as much is enough."""
+    return xp.minimum(shown / (ENOUGH_OVERLAP * total + TINY), shown * 0 + 1)

@@ -2,11 +2,13 @@
 
 The joint histogram counts each voxel through cubic B-spline windows along both intensities, so that it changes smoothly
 with the moved image. The similarity is the mutual information in units of the mean entropy, 2 I / (H_f + H_m): it does
-not grow, as I does, where an overlap shrinks onto what holds many intensities.
+not grow, as I does, where an overlap shrinks onto what holds many intensities. Where it is not to be normalised, its
+unit is the largest that so many bins allow.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,10 +32,11 @@ class _Histogram(NamedTuple):
 
 @dataclass(frozen=True)
 class MutualInformation:
-    """Normalised mutual information of two images in [0, 1].
+    """Mutual information of two images in [0, 1].
 
     Args:
         bins: Of the histogram along each intensity.
+        normalised: Whether it is measured by the mean entropy of the images.
 
     References:
         Mattes et al., PET-CT image registration in the chest using free-form deformations, 2003,
@@ -42,15 +45,16 @@ class MutualInformation:
     """
 
     bins: int = 32
+    normalised: bool = True
 
     def prepare(self, fixed: Array) -> Array:
         """Window of each fixed voxel, `(voxels, bins)`."""
-        return _window(self._measure_offsets(fixed))
+        return self._spread(fixed)
 
     def measure(self, prepared: Array, moved: Array, weight: Array) -> Array:
         """The similarity, a scalar of the engine."""
         xp = backend.of(moved).xp
-        return self._weigh_up(self._count(xp, prepared, _window(self._measure_offsets(moved)), weight))
+        return self._weigh_up(self._count(xp, prepared, self._spread(moved), weight))
 
     def compare(self, prepared: Array, moved: Array, weight: Array) -> Comparison:
         """The similarity, and how it changes with the moved image.
@@ -58,25 +62,30 @@ class MutualInformation:
         The curvature is that of the likelihood which mutual information is: of moved intensities scattered about what
         their fixed ones lead to expect.
         """
-        xp = backend.of(moved).xp
-        offsets = self._measure_offsets(moved)
-        found = self._count(xp, prepared, _window(offsets), weight)
+        engine = backend.of(moved)
+        xp = engine.xp
+        found = self._count(xp, prepared, self._spread(moved), weight)
         joint, entropy, information = found.joint, found.entropy, found.information
         of_fixed, of_moved = xp.sum(joint, axis=1, keepdims=True), xp.sum(joint, axis=0, keepdims=True)
         # Derivatives of I and of H_f + H_m to each probability; their sums to 1 keep what is constant out.
         gain = xp.log(joint / (of_fixed * of_moved))
         cost = -xp.log(of_fixed * of_moved)
-        change = (2 * found.share) * (gain * entropy - information * cost) / (entropy * entropy)
+        if self.normalised:
+            change = (2 * found.share) * (gain * entropy - information * cost) / (entropy * entropy)
+        else:
+            change = found.share * gain / math.log(self.bins)
         change = (change - xp.sum(change * joint)) / found.total
-        shape = xp.shape(moved)
-        slopes = _slope(offsets) * (self.bins - 3)
-        derivative = xp.reshape(xp.sum(xp.matmul(prepared, change) * slopes, axis=-1), shape) * weight
+        gains = xp.reshape(xp.matmul(prepared, change), (*xp.shape(moved)[:-1], self.bins))
+        derivative = engine.map_blocks(self._pull, moved, gains) * weight
         scatter = self._scatter(xp, joint, of_fixed)
-        curvature = weight * (2 * found.share / (entropy * scatter * found.total))
+        unit = entropy if self.normalised else 2 * math.log(self.bins)
+        curvature = weight * (2 * found.share / (unit * scatter * found.total))
         return Comparison(self._weigh_up(found), derivative, curvature)
 
     def _weigh_up(self, found: _Histogram) -> Array:
-        return 2 * found.share * found.information / found.entropy
+        if self.normalised:
+            return 2 * found.share * found.information / found.entropy
+        return found.share * found.information / math.log(self.bins)
 
     def _count(self, xp: Any, fixed: Array, moved: Array, weight: Array) -> _Histogram:
         column = xp.reshape(weight, (-1, 1))
@@ -93,11 +102,22 @@ class MutualInformation:
         mean = xp.sum(joint * values, axis=1, keepdims=True) / of_fixed
         return xp.sum(joint * (values - mean) * (values - mean))
 
+    def _spread(self, image: Array) -> Array:
+        """Window of each voxel, `(voxels, bins)`."""
+        engine = backend.of(image)
+        windows = engine.map_blocks(lambda image: _window(self._measure_offsets(image)), image)
+        return engine.xp.reshape(windows, (-1, self.bins))
+
+    def _pull(self, moved: Array, gains: Array) -> Array:
+        """Derivative to each intensity, from those to its bins, `(..., bins)`."""
+        slopes = _slope(self._measure_offsets(moved)) * (self.bins - 3)
+        return backend.of(moved).xp.sum(gains * slopes, axis=-1)[..., None]
+
     def _measure_offsets(self, image: Array) -> Array:
-        """How many bins each intensity in [0, 1] lies above each bin, `(voxels, bins)`."""
+        """How many bins each intensity `(..., 1)` in [0, 1] lies above each bin, `(..., bins)`."""
         xp = backend.of(image).xp
-        place = 1 + (self.bins - 3) * xp.clip(xp.reshape(image, (-1, 1)), 0.0, 1.0)
-        return place - xp.arange(self.bins, dtype=xp.dtype(image), like=image)[None]
+        place = 1 + (self.bins - 3) * xp.clip(image, 0.0, 1.0)
+        return place - xp.arange(self.bins, dtype=xp.dtype(image), like=image)
 
 
 def _window(offsets: Array) -> Array:

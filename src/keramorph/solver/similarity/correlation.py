@@ -1,0 +1,71 @@
+"""How nearly one image is a straight line of the other's intensities, and the derivative to one of them.
+
+The squared correlation is (|r| + e)² / ((v_f + e)(v_m + e)), where r is the covariance, v the variances over all of the
+overlap, and e the noise that both share, as in `local_correlation.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from keramorph import backend
+from keramorph._typing import Array
+from keramorph.solver.similarity.local_correlation import NOISE
+from keramorph.solver.similarity.measure import TINY, Comparison, measure_share
+
+
+class _Fixed(NamedTuple):
+    """Values without their mean, `(1, *spatial, 1)`, and the sum of their squares."""
+
+    values: Array
+    total: Array
+
+
+class _Moments(NamedTuple):
+    """Both images without their means, `(1, *spatial, 1)`; scalars: moments with the noise, weight, and share."""
+
+    fixed: Array
+    moved: Array
+    fixed_variance: Array
+    variance: Array
+    covariance: Array
+    total: Array
+    share: Array
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Squared correlation of two images, in [0, 1]."""
+
+    def prepare(self, fixed: Array) -> _Fixed:
+        """The fixed image without its mean."""
+        xp = backend.of(fixed).xp
+        centred = fixed - xp.mean(fixed)
+        return _Fixed(centred, xp.sum(centred * centred))
+
+    def measure(self, prepared: _Fixed, moved: Array, weight: Array) -> Array:
+        """The similarity, a scalar of the engine."""
+        return self._correlate(self._measure_moments(backend.of(moved).xp, prepared, moved, weight))
+
+    def compare(self, prepared: _Fixed, moved: Array, weight: Array) -> Comparison:
+        """The similarity, and how it changes with the moved image."""
+        found = self._measure_moments(backend.of(moved).xp, prepared, moved, weight)
+        curvature = weight * (2 * found.share / (found.total * found.variance))
+        slope = found.covariance / found.variance
+        residual = (found.fixed - found.moved * slope) * (found.covariance / found.fixed_variance)
+        return Comparison(self._correlate(found), curvature * residual, curvature)
+
+    def _correlate(self, found: _Moments) -> Array:
+        return found.share * found.covariance * found.covariance / (found.fixed_variance * found.variance)
+
+    def _measure_moments(self, xp: Any, known: _Fixed, moved: Array, weight: Array) -> _Moments:
+        noise, total = NOISE**2, xp.sum(weight) + TINY
+        fixed = known.values - xp.sum(weight * known.values) / total
+        moved = moved - xp.sum(weight * moved) / total
+        shown = xp.sum(weight * fixed * fixed)
+        covariance = xp.sum(weight * fixed * moved) / total
+        covariance = xp.where(covariance < 0, covariance - noise, covariance + noise)
+        variance = xp.sum(weight * moved * moved) / total + noise
+        share = measure_share(xp, shown, known.total)
+        return _Moments(fixed, moved, shown / total + noise, variance, covariance, total, share)
