@@ -87,6 +87,8 @@ def test_the_inverse_takes_points_back():
     assert error.mean() < 0.15
     assert error.max() < 0.8
     assert result.metrics["inverse_residual_mean_mm"] < 0.01
+    in_voxels = result.metrics["inverse_residual_mean_voxels"] * result.metrics["spacing_mm"]
+    assert in_voxels == pytest.approx(result.metrics["inverse_residual_mean_mm"])
 
 
 def test_axes_permuted_and_flipped_change_no_physical_answer():

@@ -77,9 +77,8 @@ class RegistrationResult:
             moving one and `contrast` how much more alike they are than when shifted apart; `folds_percent`,
             `jacobian_min` and `jacobian_max` describe the local change of volume; `displacement_mean_mm` and
             `displacement_max_mm` the deformable part, and `spacing_mm` its finest spacing; `inverse_residual_mean_mm`
-            and `inverse_residual_max_mm` the error of the inverse; `seconds_affine`, `seconds_deformable` and
-            `seconds_total` the time.
-            With landmarks, `landmarks_start_mm`, `landmarks_mean_mm` and `landmarks_max_mm` are their distances.
+            and `inverse_residual_max_mm` the error of the inverse, `inverse_residual_mean_voxels` that in units of this
+            spacing; `seconds_affine`, `seconds_deformable` and `seconds_total` the time. With landmarks, `landmarks_start_mm`, `landmarks_mean_mm` and `landmarks_max_mm` are their distances.
         history: Losses and seconds of each level.
         config: The parameters.
 
@@ -354,6 +353,7 @@ def _wrap_up(fixed: Image, moving: Image, solution: Solution, config: Config, be
         **_measure_field(solution, field_mm),
         "inverse_residual_mean_mm": float(residual.mean()),
         "inverse_residual_max_mm": float(residual.max()),
+        "inverse_residual_mean_voxels": float(residual.mean()) / finest_spacing(solution.grid),
         **{f"seconds_{stage}": _add_seconds(solution, stage) for stage in ("affine", "deformable")},
         "seconds_total": time.perf_counter() - began,
     }
