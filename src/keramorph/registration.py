@@ -78,7 +78,8 @@ class RegistrationResult:
             `jacobian_min` and `jacobian_max` describe the local change of volume; `displacement_mean_mm` and
             `displacement_max_mm` the deformable part, and `spacing_mm` its finest spacing; `inverse_residual_mean_mm`
             and `inverse_residual_max_mm` the error of the inverse, `inverse_residual_mean_voxels` that in units of this
-            spacing; `seconds_affine`, `seconds_deformable` and `seconds_total` the time. With landmarks, `landmarks_start_mm`, `landmarks_mean_mm` and `landmarks_max_mm` are their distances.
+            spacing; `seconds_affine`, `seconds_deformable` and `seconds_total` the time. With landmarks,
+            `landmarks_start_mm`, `landmarks_mean_mm` and `landmarks_max_mm` are their distances.
         history: Losses and seconds of each level.
         config: The parameters.
 
