@@ -15,7 +15,7 @@ import yaml
 
 from keramorph import registration
 from keramorph.cli import app, command, main
-from keramorph.cli.register import Preset
+from keramorph.cli.register import Preset, Transform
 from keramorph.errors import OptionError
 from keramorph.io import from_simpleitk
 from keramorph.solver import Config, Outcome, Progress, config
@@ -337,6 +337,16 @@ def test_register_loads_no_framework_and_no_pyplot(pictures, tmp_path):
     )
 
 
+def test_a_rigid_transform_is_asked_for_and_told(pictures, shell, tmp_path):
+    code, shown, _ = shell("register", *pictures, "-o", tmp_path / "out", "--transform", "rigid")
+    assert code in (0, 1)
+    assert " rigid " in shown
+    assert "deformable" not in shown
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["config"]["transform"] == "rigid"
+    assert summary["metrics"]["loss_rigid"] <= summary["metrics"]["loss_start"]
+
+
 @pytest.mark.parametrize("preset", Preset)
 def test_presets_reach_the_solver(preset, pictures, shell, tmp_path):
     code, _, _ = shell("register", *pictures, "-o", tmp_path / "out", "--quiet", "--preset", preset.value)
@@ -345,20 +355,21 @@ def test_presets_reach_the_solver(preset, pictures, shell, tmp_path):
     assert summary["config"] == dataclasses.asdict(Config.preset(preset.value))
 
 
-def test_the_command_line_offers_the_presets_that_there_are():
+def test_the_command_line_offers_what_there_is():
     assert [preset.value for preset in Preset] == list(get_args(config.Preset))
+    assert [transform.value for transform in Transform] == list(get_args(config.Transform))
     with pytest.raises(OptionError, match=r"fast, default, accurate\. Received: preset='quick'"):
         Config.preset("quick")
 
 
 def test_parameters_are_shown_and_read_back(shell, tmp_path):
-    code, shown, _ = shell("register", "--print-config", "--preset", "fast", "--seed", "7", "--already-aligned")
+    code, shown, _ = shell("register", "--print-config", "--preset", "fast", "--seed", "7", "--transform", "affine")
     assert code == 0
     file = tmp_path / "config.yaml"
     file.write_text(shown.replace("window: 7.0", "window: 9"))
     code, again, _ = shell("register", "--print-config", "--config", file)
     assert code == 0
-    expected = dataclasses.replace(Config.preset("fast"), seed=7, search=False, window=9)
+    expected = dataclasses.replace(Config.preset("fast"), seed=7, transform="affine", window=9)
     assert yaml.safe_load(again) == dataclasses.asdict(expected)
     for name in dataclasses.asdict(expected):
         assert f"\n{name}: " in f"\n{again}"

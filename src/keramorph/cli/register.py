@@ -24,12 +24,22 @@ class Preset(Enum):
     accurate = "accurate"
 
 
+class Transform(Enum):
+    """The kinds of transforms, likewise."""
+
+    rigid = "rigid"
+    similarity = "similarity"
+    affine = "affine"
+    deformable = "deformable"
+
+
 @guard
 def register(
     fixed: Annotated[Path | None, typer.Argument(metavar="FIXED", help="Image that stays: file, DICOM folder.")] = None,
     moving: Annotated[Path | None, typer.Argument(metavar="MOVING", help="Image that is laid onto it.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
     preset: Annotated[Preset, typer.Option(help="What counts more, time or accuracy.")] = Preset.default,
+    transform: Annotated[Transform | None, typer.Option(help="What may be found; the last one by default.")] = None,
     config: Annotated[Path | None, typer.Option(help="Parameters, .yaml, or summary.json of an earlier run.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show all parameters, and end.")] = False,
     initial: Annotated[Path | None, typer.Option(help="Transform to start from, instead of a search.")] = None,
@@ -49,8 +59,9 @@ def register(
     The folder gets the moved image, the transform from fixed to moving points and its inverse (ITK, LPS, millimetres),
     a summary in numbers and a report to look at.
     """
-    options = {"seed": seed, "time_budget": time_budget, "search": False if already_aligned else None}
-    changes = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {"seed": seed, "time_budget": time_budget, "search": False if already_aligned else None}
+    given["transform"] = transform and transform.value
+    changes = {name: value for name, value in given.items() if value is not None}
     engine = f"{engine}:{device}" if device else engine
     if print_config:
         return _print_parameters(_read_parameters(preset, config, changes))
@@ -70,7 +81,7 @@ def register(
 
         parameters = _read_parameters(preset, config, changes)
         backend.set_threads(threads)
-        given: dict[str, Any] = {"masks": (fixed_mask, moving_mask), "initial": initial, "engine": engine}
+        given = {"masks": (fixed_mask, moving_mask), "initial": initial, "engine": engine}
         start = time.perf_counter()
         with show_registration(quiet=quiet) as progress:
             result = registration.register(fixed, moving, config=parameters, progress=progress, **given)

@@ -6,8 +6,10 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from keramorph.errors import OptionError
+from keramorph.solver.motion import Kind
 
 Preset = Literal["fast", "default", "accurate"]
+Transform = Literal["rigid", "similarity", "affine", "deformable"]
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"voxels": 1_000_000},
@@ -25,8 +27,10 @@ class Config:
     larger than that keeps its own.
 
     Args:
+        transform: What may be found: `"rigid"`, rotation and shift; `"similarity"`, one scale besides; `"affine"`,
+            stretch and shear too; `"deformable"`, an affine transform and a deformation.
         levels: Most levels of the pyramid of the deformable stage.
-        iterations: Most iterations of the deformable stage at each level; 0 leaves the transform affine.
+        iterations: Most iterations of the deformable stage at each level; 0 leaves it out.
         affine_levels: Most levels of the pyramid of the affine stage.
         affine_iterations: Most iterations of the affine stage at each level; 0 leaves the start as it is.
         window: Edge of the windows of the local correlation, in spacings of the level.
@@ -59,6 +63,7 @@ class Config:
         5
     """
 
+    transform: Transform = "deformable"
     levels: int = 5
     iterations: int = 100
     affine_levels: int = 3
@@ -95,6 +100,11 @@ class Config:
             raise OptionError(f"`preset` must be one of {', '.join(get_args(Preset))}. Received: preset={name!r}.")
         return cls(**_PRESETS[name])
 
+    @property
+    def linear_kind(self) -> Kind:
+        """What the linear stage finds: the transform, or the affine part of a deformable one."""
+        return "affine" if self.transform == "deformable" else self.transform
+
     def __post_init__(self) -> None:
         for field in fields(self):
             self._check_type(field.name, str(field.type))
@@ -108,6 +118,11 @@ class Config:
 
     def _check_type(self, name: str, kind: str) -> None:
         value = getattr(self, name)
+        if kind in _CHOICES:
+            if value not in _CHOICES[kind]:
+                names = ", ".join(_CHOICES[kind])
+                raise OptionError(f"`{name}` must be one of {names}. Received: {name}={value!r}.")
+            return
         allowed, words = _TYPES[kind]
         if not isinstance(value, allowed) or isinstance(value, bool) != (kind == "bool"):
             raise OptionError(
@@ -121,6 +136,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "float": ((int, float), "a number"),
     "bool": ((bool,), "True or False"),
 }
+_CHOICES: dict[str, tuple[str, ...]] = {"Transform": get_args(Transform)}
 _RANGES = (
     ("levels", 1, 12),
     ("iterations", 0, 100_000),

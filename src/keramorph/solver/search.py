@@ -15,6 +15,7 @@ from keramorph.solver.align import align, correlate, guide_by_correlation, guide
 from keramorph.solver.config import Config
 from keramorph.solver.discrete import deform_discretely
 from keramorph.solver.greedy import GreedyOptions, deform
+from keramorph.solver.motion import project
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings
 from keramorph.solver.result import Solution
 from keramorph.solver.run import Initial, Listener, Run, estimate_rest
@@ -82,6 +83,8 @@ def solve(
     """
     if initial is None and not config.search:
         initial = Initial(np.eye(fixed.grid.ndim + 1))
+    if initial is not None and config.transform != "deformable":
+        initial = Initial(project(initial.matrix, config.linear_kind, fixed.grid.center))
     run = Run(config, listener, initial)
     levels = _build_levels(fixed, moving, config)
     affine_levels = _pick_affine_levels(levels, config)
@@ -108,16 +111,16 @@ def _deform_if_it_pays(
     """Displacement on the last level, that of the start if no better one is found; and the losses on the way."""
     level = levels[-1]
     begun = run.begin(level)
-    losses = {
-        "start": measure_loss(level, np.eye(len(matrix)), None, measure),
-        "affine": measure_loss(level, matrix, begun, measure),
-    }
+    affine = measure_loss(level, matrix, begun, measure)
+    losses = {"start": measure_loss(level, np.eye(len(matrix)), None, measure), run.config.linear_kind: affine}
+    if run.config.transform != "deformable":
+        return begun, losses
     if run.config.iterations:
         found = unfold(way(levels, matrix, run), level.fixed.grid, matrix)
         loss = measure_loss(level, matrix, found, measure)
-        if loss < losses["affine"]:
+        if loss < affine:
             return found, {**losses, "deformable": loss}
-    return begun, {**losses, "deformable": losses["affine"]}
+    return begun, {**losses, "deformable": affine}
 
 
 def _build_levels(fixed: Layer, moving: Layer, config: Config) -> list[Level]:

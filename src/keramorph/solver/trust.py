@@ -87,10 +87,11 @@ def judge(solution: Solution, *, folds: float) -> Outcome:
             "untrusted", f"Only {100 * solution.overlap:.1f} % of the fixed image lies inside the moved one."
         )
     if solution.contrast < LEAST_CONTRAST:
+        deformed = ", and deformed after the self-similarities of both" if "deformable" in solution.losses else ""
         return Outcome(
             "untrusted",
             "No alignment was found at which the images are clearly more alike than by chance. They were moved as far "
-            "as mutual information leads, and deformed after the self-similarities of both.",
+            f"as mutual information leads{deformed}.",
         )
     if folds > _MOST_FOLDS:
         return Outcome("untrusted", f"The transform folds at {folds:.2f} % of the voxels.")
