@@ -15,7 +15,7 @@ import yaml
 
 from keramorph import registration
 from keramorph.cli import app, command, main
-from keramorph.cli.register import Preset, Transform
+from keramorph.cli.register import Algorithm, Preset, Transform
 from keramorph.errors import OptionError
 from keramorph.io import from_simpleitk
 from keramorph.solver import Config, Outcome, Progress, config
@@ -358,18 +358,19 @@ def test_presets_reach_the_solver(preset, pictures, shell, tmp_path):
 def test_the_command_line_offers_what_there_is():
     assert [preset.value for preset in Preset] == list(get_args(config.Preset))
     assert [transform.value for transform in Transform] == list(get_args(config.Transform))
+    assert [algorithm.value for algorithm in Algorithm] == list(get_args(config.Algorithm))
     with pytest.raises(OptionError, match=r"fast, default, accurate\. Received: preset='quick'"):
         Config.preset("quick")
 
 
 def test_parameters_are_shown_and_read_back(shell, tmp_path):
-    code, shown, _ = shell("register", "--print-config", "--preset", "fast", "--seed", "7", "--transform", "affine")
+    code, shown, _ = shell("register", "--print-config", "--preset", "fast", "--seed", "7", "--algorithm", "bspline")
     assert code == 0
     file = tmp_path / "config.yaml"
     file.write_text(shown.replace("window: 7.0", "window: 9"))
     code, again, _ = shell("register", "--print-config", "--config", file)
     assert code == 0
-    expected = dataclasses.replace(Config.preset("fast"), seed=7, transform="affine", window=9)
+    expected = dataclasses.replace(Config.preset("fast"), seed=7, algorithm="bspline", window=9)
     assert yaml.safe_load(again) == dataclasses.asdict(expected)
     for name in dataclasses.asdict(expected):
         assert f"\n{name}: " in f"\n{again}"

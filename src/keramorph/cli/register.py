@@ -33,6 +33,16 @@ class Transform(Enum):
     deformable = "deformable"
 
 
+class Algorithm(Enum):
+    """The ways to find a deformation, likewise."""
+
+    greedy = "greedy"
+    velocity = "velocity"
+    symmetric = "symmetric"
+    bspline = "bspline"
+    mixed = "mixed"
+
+
 @guard
 def register(
     fixed: Annotated[Path | None, typer.Argument(metavar="FIXED", help="Image that stays: file, DICOM folder.")] = None,
@@ -40,6 +50,7 @@ def register(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
     preset: Annotated[Preset, typer.Option(help="What counts more, time or accuracy.")] = Preset.default,
     transform: Annotated[Transform | None, typer.Option(help="What may be found; the last one by default.")] = None,
+    algorithm: Annotated[Algorithm | None, typer.Option(help="How a deformation is found.")] = None,
     config: Annotated[Path | None, typer.Option(help="Parameters, .yaml, or summary.json of an earlier run.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show all parameters, and end.")] = False,
     initial: Annotated[Path | None, typer.Option(help="Transform to start from, instead of a search.")] = None,
@@ -60,7 +71,7 @@ def register(
     a summary in numbers and a report to look at.
     """
     given: dict[str, Any] = {"seed": seed, "time_budget": time_budget, "search": False if already_aligned else None}
-    given["transform"] = transform and transform.value
+    given |= {"transform": transform and transform.value, "algorithm": algorithm and algorithm.value}
     changes = {name: value for name, value in given.items() if value is not None}
     engine = f"{engine}:{device}" if device else engine
     if print_config:

@@ -10,6 +10,7 @@ from keramorph.solver.motion import Kind
 
 Preset = Literal["fast", "default", "accurate"]
 Transform = Literal["rigid", "similarity", "affine", "deformable"]
+Algorithm = Literal["greedy", "velocity", "symmetric", "bspline", "mixed"]
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"voxels": 1_000_000},
@@ -29,6 +30,10 @@ class Config:
     Args:
         transform: What may be found: `"rigid"`, rotation and shift; `"similarity"`, one scale besides; `"affine"`,
             stretch and shear too; `"deformable"`, an affine transform and a deformation.
+        algorithm: How a deformation is found: `"greedy"`, by small updates composed one after the other; `"velocity"`,
+            by a stationary velocity whose exponential it is; `"symmetric"`, by bending both images until they meet;
+            `"bspline"`, by moving the control points of a spline; `"mixed"`, by a spline at the coarser levels and
+            small updates at the finest.
         levels: Most levels of the pyramid of the deformable stage.
         iterations: Most iterations of the deformable stage at each level; 0 leaves it out.
         affine_levels: Most levels of the pyramid of the affine stage.
@@ -41,6 +46,7 @@ class Config:
             more at the next coarser one, and again at all others.
         field_smoothing: Standard deviation of the Gaussian that smooths the displacement after each update, in spacings
             of the level; up to four times as much where the coarser level left more than a quarter unexplained.
+        control_spacing: Distance of the control points of a spline, in spacings of the level.
         step: Longest update in one iteration, in spacings of the level; below 0.5 no update folds.
         tolerance: The finest level ends when ten iterations raise the similarity by less than this share of it, the
             others when they raise it by less than three tenths of that.
@@ -64,6 +70,7 @@ class Config:
     """
 
     transform: Transform = "deformable"
+    algorithm: Algorithm = "greedy"
     levels: int = 5
     iterations: int = 100
     affine_levels: int = 3
@@ -72,6 +79,7 @@ class Config:
     finest_window: float = 38.0
     update_smoothing: float = 1.73
     field_smoothing: float = 0.5
+    control_spacing: float = 4.0
     step: float = 0.4
     tolerance: float = 1e-3
     strain_weight: float = 0.05
@@ -136,7 +144,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "float": ((int, float), "a number"),
     "bool": ((bool,), "True or False"),
 }
-_CHOICES: dict[str, tuple[str, ...]] = {"Transform": get_args(Transform)}
+_CHOICES: dict[str, tuple[str, ...]] = {"Transform": get_args(Transform), "Algorithm": get_args(Algorithm)}
 _RANGES = (
     ("levels", 1, 12),
     ("iterations", 0, 100_000),
@@ -146,6 +154,7 @@ _RANGES = (
     ("finest_window", 3, 999),
     ("update_smoothing", 0.5, 20),
     ("field_smoothing", 0, 20),
+    ("control_spacing", 1, 100),
     ("step", 0.01, 0.5),
     ("tolerance", 0, 1),
     ("strain_weight", 0, 1000),

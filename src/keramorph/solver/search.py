@@ -12,16 +12,29 @@ import numpy as np
 from keramorph import ops
 from keramorph._typing import Array
 from keramorph.solver.align import align, correlate, guide_by_correlation, guide_by_information, keep_start, refine
-from keramorph.solver.config import Config
+from keramorph.solver.bspline import BSpline
+from keramorph.solver.config import Algorithm, Config
+from keramorph.solver.deformation import Deformation, DeformationOptions, deform
 from keramorph.solver.discrete import deform_discretely
-from keramorph.solver.greedy import GreedyOptions, deform
+from keramorph.solver.greedy import Greedy
 from keramorph.solver.motion import project
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings
 from keramorph.solver.result import Solution
 from keramorph.solver.run import Initial, Listener, Run, estimate_rest
 from keramorph.solver.similarity import Measure, SelfSimilarity
+from keramorph.solver.symmetric import Symmetric
 from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast, measure_loss, measure_overlap
 from keramorph.solver.unfold import unfold
+from keramorph.solver.velocity import Velocity
+
+_ALGORITHMS: dict[Algorithm, tuple[type[Deformation], type[Deformation]]] = {
+    "greedy": (Greedy, Greedy),
+    "velocity": (Velocity, Velocity),
+    "symmetric": (Symmetric, Symmetric),
+    "bspline": (BSpline, BSpline),
+    "mixed": (BSpline, Greedy),
+}
+"""What is done at the coarser levels, and at the finest."""
 
 _AFFINE_SMALLEST = 24
 _SMALLEST = 14
@@ -153,20 +166,22 @@ def _count_small(levels: list[Level]) -> int:
 
 def _deform(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
     """Displacement on the finest level's grid, in its voxels."""
-    displacement, doubt = run.begin(levels[0]), 1.0
+    (coarse, finest), doubt = _ALGORITHMS[run.config.algorithm], 1.0
+    fields = coarse.begin(run.begin(levels[0]), bent=run.bend() is not None)
     deadline = run.deadline(levels[-1].fixed.grid)
     for number, level in enumerate(levels, start=1):
         began = time.perf_counter()
         if number > 1:
-            displacement = ops.resize_displacement(displacement, shape=level.fixed.grid.shape)
+            fields = tuple(ops.resize_displacement(field, shape=level.fixed.grid.shape) for field in fields)
         if began > deadline:
             continue
         options = replace(_set_deformation(level, len(levels) - number, doubt, run.config), deadline=deadline)
         notify = run.notifier("deformable", number, len(levels), options.iterations)
-        displacement, losses = deform(level, matrix, displacement, options, notify=notify)
+        algorithm = finest if level is levels[-1] else coarse
+        fields, losses = deform(algorithm(level, matrix, options), fields, notify=notify)
         run.record("deformable", level, losses, began)
         doubt = _doubt(losses[-1])
-    return displacement
+    return finest.to_displacement(fields)
 
 
 def _deform_discretely(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
@@ -189,17 +204,19 @@ def _doubt(loss: float) -> float:
     return min(max(1.0, _DOUBT * loss / max(1 - loss, 1e-6)), _MOST_DOUBT)
 
 
-def _set_deformation(level: Level, coarser: int, doubt: float, config: Config) -> GreedyOptions:
+def _set_deformation(level: Level, coarser: int, doubt: float, config: Config) -> DeformationOptions:
     """What the deformable stage may do at a level which is so many levels coarser than the finest."""
     grid = level.fixed.grid
     affordable = max(_WORTHWHILE, config.work // math.prod(grid.shape))
     widest = _WIDEST * max(np.asarray(grid.shape) * grid.spacing) / level.spacing
     window = config.window if coarser else max(config.window, min(config.finest_window, widest))
-    return GreedyOptions(
+    return DeformationOptions(
         min(config.iterations, affordable),
         correlate(level, window),
         config.update_smoothing * _SMOOTHER ** min(coarser, 2),
         config.field_smoothing * doubt,
         config.step,
         config.tolerance * (_PATIENT if coarser else 1.0),
+        config.control_spacing,
+        doubt,
     )
