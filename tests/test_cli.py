@@ -16,7 +16,7 @@ import yaml
 from keramorph import registration
 from keramorph.cli import app, command, main
 from keramorph.cli.config_file import format_config
-from keramorph.cli.register import Metric, Preset
+from keramorph.cli.register import Algorithm, Metric, Preset, Transform
 from keramorph.errors import OptionError
 from keramorph.io import from_simpleitk
 from keramorph.report import scores
@@ -339,6 +339,16 @@ def test_register_loads_no_framework_and_no_pyplot(pictures, tmp_path):
     )
 
 
+def test_a_rigid_transform_is_asked_for_and_told(pictures, shell, tmp_path):
+    code, shown, _ = shell("register", *pictures, "-o", tmp_path / "out", "--transform", "rigid")
+    assert code in (0, 1)
+    assert " rigid " in shown
+    assert "deformable" not in shown
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["config"]["transform"] == "rigid"
+    assert summary["metrics"]["loss_rigid"] <= summary["metrics"]["loss_start"]
+
+
 @pytest.mark.parametrize("preset", Preset)
 def test_presets_reach_the_solver(preset, pictures, shell, tmp_path):
     code, _, _ = shell("register", *pictures, "-o", tmp_path / "out", "--quiet", "--preset", preset.value)
@@ -347,8 +357,10 @@ def test_presets_reach_the_solver(preset, pictures, shell, tmp_path):
     assert summary["config"] == dataclasses.asdict(Config.preset(preset.value))
 
 
-def test_the_command_line_offers_the_presets_that_there_are():
+def test_the_command_line_offers_what_there_is():
     assert [preset.value for preset in Preset] == list(get_args(config.Preset))
+    assert [transform.value for transform in Transform] == list(get_args(config.Transform))
+    assert [algorithm.value for algorithm in Algorithm] == list(get_args(config.Algorithm))
     with pytest.raises(OptionError, match=r"fast, default, accurate\. Received: preset='quick'"):
         Config.preset("quick")
 
@@ -373,13 +385,13 @@ def test_the_command_line_offers_the_metrics_that_there_are_and_has_words_for_ea
 
 
 def test_parameters_are_shown_and_read_back(shell, tmp_path):
-    code, shown, _ = shell("register", "--print-config", "--preset", "fast", "--seed", "7", "--already-aligned")
+    code, shown, _ = shell("register", "--print-config", "--preset", "fast", "--seed", "7", "--algorithm", "bspline")
     assert code == 0
     file = tmp_path / "config.yaml"
     file.write_text(shown.replace("window: 7.0", "window: 9"))
     code, again, _ = shell("register", "--print-config", "--config", file)
     assert code == 0
-    expected = dataclasses.replace(Config.preset("fast"), seed=7, search=False, window=9)
+    expected = dataclasses.replace(Config.preset("fast"), seed=7, algorithm="bspline", window=9)
     assert yaml.safe_load(again) == dataclasses.asdict(expected)
     for name in dataclasses.asdict(expected):
         assert f"\n{name}: " in f"\n{again}"

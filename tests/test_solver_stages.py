@@ -9,10 +9,11 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from keramorph import backend, ops
+from keramorph import ops
 from keramorph.errors import InputError
 from keramorph.solver.affine import AffineOptions, _measure_change, _measure_strain, _Problem
-from keramorph.solver.greedy import GreedyOptions, _Stepper
+from keramorph.solver.deformation import DeformationOptions
+from keramorph.solver.greedy import Greedy
 from keramorph.solver.intensity import scale_intensity
 from keramorph.solver.mapping import locate, measure_inside, voxel_matrix, voxel_positions, weigh
 from keramorph.solver.minimise import minimise
@@ -176,12 +177,13 @@ def test_an_update_is_the_smoothed_step_of_a_naive_formula(shape, make_array):
     grid = centred_grid(shape, (1.5, 1.0, 2.0)[:ndim])
     image = Layer(make_array(rng.random((1, *shape, 1)).astype(np.float32)), None, grid)
     matrix = np.eye(ndim + 1) + np.pad(rng.uniform(-0.1, 0.1, (ndim, ndim)), (0, 1))
-    options = GreedyOptions(1, LocalCorrelation((5,) * ndim), 1.0, 0.5, 0.3, 0)
-    stepper = _Stepper(Level(image, image, 1.0), matrix, options)
+    options = DeformationOptions(1, LocalCorrelation((5,) * ndim), 1.0, 0.5, 0.3, 0)
+    deformation = Greedy(Level(image, image, 1.0), matrix, options)
     slope = rng.normal(size=(1, *shape, ndim)).astype(np.float32)
     derivative, curvature = (rng.random((1, *shape, 1)).astype(np.float32) for _ in range(2))
     comparison = Comparison(0.5, make_array(derivative), make_array(curvature))
-    update = stepper._propose(backend.of(image.values), comparison, make_array(slope))
+    pushed = deformation.weigh_slope(make_array(slope), comparison, deformation.linear)
+    update = deformation.propose(pushed, options.step)
     # From the displacement in units of 1 mm to the voxels that the moving image is read at.
     along = slope @ (np.linalg.inv(grid.affine) @ matrix @ grid.affine)[:ndim, :ndim] @ np.linalg.inv(grid.matrix)
     sigma = [0.0, *(1.0 / grid.spacing), 0.0]

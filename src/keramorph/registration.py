@@ -66,20 +66,21 @@ class RegistrationResult:
         moving: Moving image, on its own grid.
         moved: Moving image on the fixed grid, aligned, in the moving image's data type; its lowest value where the
             moving image says nothing.
-        transform: From fixed to moving points in millimetres: the displacement first, then the affine part. The
-            displacement lies on the fixed grid, or on a coarser one over the same field of view where the image was too
-            large for the solver.
+        transform: From fixed to moving points in millimetres: the displacement first, then the affine part; the latter
+            alone where `Config.transform` asks for no more. The displacement lies on the fixed grid, or on a coarser
+            one over the same field of view where the image was too large for the solver.
         inverse: From moving to fixed points.
         outcome: Whether the result can be trusted, and what speaks against it.
         metric: What the images were compared by, and why.
-        metrics: Numbers by name. `loss_start`, `loss_affine` and `loss_deformable` are 1 minus the similarity, by the
-            metric at the finest level, and what a `Scan` adds; `overlap` is the share of the fixed image inside the
-            moving one and `contrast` how much more alike they are than when shifted apart; `folds_percent`,
-            `jacobian_min` and `jacobian_max` describe the local change of volume; `displacement_mean_mm` and
-            `displacement_max_mm` the deformable part, and `spacing_mm` its finest spacing; `inverse_residual_mean_mm`
-            and `inverse_residual_max_mm` the error of the inverse, `inverse_residual_mean_voxels` that in units of this
-            spacing; `seconds_affine`, `seconds_deformable` and `seconds_total` the time. With landmarks,
-            `landmarks_start_mm`, `landmarks_mean_mm` and `landmarks_max_mm` are their distances.
+        metrics: Numbers by name. `loss_start`, `loss_affine` (or `loss_rigid`, `loss_similarity`) and `loss_deformable`
+            are 1 minus the similarity, by the metric at the finest level, and what a `Scan` adds; `overlap` is the
+            share of the fixed image inside the moving one and `contrast` how much more alike they are than when shifted
+            apart; `folds_percent`, `jacobian_min` and `jacobian_max` describe the local change of volume;
+            `displacement_mean_mm` and `displacement_max_mm` the deformable part, and `spacing_mm` its finest spacing;
+            `inverse_residual_mean_mm` and `inverse_residual_max_mm` the error of the inverse,
+            `inverse_residual_mean_voxels` that in units of this spacing; `seconds_affine`, `seconds_deformable` and
+            `seconds_total` the time. With landmarks, `landmarks_start_mm`, `landmarks_mean_mm` and `landmarks_max_mm`
+            are their distances.
         history: Losses and seconds of each level.
         config: The parameters.
 
@@ -160,11 +161,11 @@ def register(
 
     The images may differ in size, spacing, orientation and position; their physical grids say how. They are compared by
     the squared local correlation of their intensities, the mean of the channels where there are several, or by what
-    `Config.metric` names. First the
-    best of several starts (headers, centres, centres of mass, principal axes), then an affine transform, then a
-    diffeomorphic deformation, each from coarse to fine. Images that are alike by this measure nowhere, a CT and an MRI
-    for one, are moved by a small affine transform after their mutual information and deformed by a search of their
-    self-similarities; the outcome is `untrusted`. Bodies may be turned any way round and lie anywhere.
+    `Config.metric` names. First the best of several starts (headers, centres, centres of mass, principal axes), then an
+    affine transform, then a diffeomorphic deformation, each from coarse to fine; `Config.transform` asks for less, a
+    rigid one for example. Images that are alike by this measure nowhere, a CT and an MRI for one, are moved by a small
+    affine transform after their mutual information and deformed by a search of their self-similarities; the outcome is
+    `untrusted`. Bodies may be turned any way round and lie anywhere.
 
     Args:
         fixed: The image whose grid the result lives on: a path, a SimpleITK or nibabel image, a `keramorph.Image`, or a
@@ -345,7 +346,8 @@ def _wrap_up(fixed: Image, moving: Image, solution: Solution, config: Config, be
     field_mm = from_voxel_displacement(to_numpy(solution.displacement)[0], solution.grid)
     displacement = DisplacementTransform(field_mm, solution.grid)
     back, residual = displacement.inverse_with_residual()
-    transform = CompositeTransform([displacement, affine])
+    bends = config.transform == "deformable"
+    transform = CompositeTransform([displacement, affine] if bends else [affine])
     moved = transform.resample(moving, fixed.grid, fill_value=_lowest(moving.array))
     metrics = {
         **{f"loss_{name}": loss for name, loss in solution.losses.items()},
@@ -358,7 +360,7 @@ def _wrap_up(fixed: Image, moving: Image, solution: Solution, config: Config, be
         **{f"seconds_{stage}": _add_seconds(solution, stage) for stage in ("affine", "deformable")},
         "seconds_total": time.perf_counter() - began,
     }
-    inverse = CompositeTransform([affine.inverse(), back])
+    inverse = CompositeTransform([affine.inverse(), back] if bends else [affine.inverse()])
     outcome = judge(solution, folds=metrics["folds_percent"])
     return RegistrationResult(
         fixed, moving, moved, transform, inverse, outcome, solution.metric, metrics, solution.history, config

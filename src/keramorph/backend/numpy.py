@@ -22,6 +22,10 @@ from keramorph.backend.rule import Rule
 _name_of = lru_cache(maxsize=None)(lambda dtype: dtype.name)  # NumPy spells the name out anew at each question
 
 
+_PIECE, _NARROWEST = 1 << 18, 8
+"""Multiplications up to which OpenBLAS starts no threads, and columns below which a piece is not worth a call."""
+
+
 class _Namespace(Namespace):
     def dtype(self, x: Array) -> str:
         return _name_of(x.dtype)
@@ -51,6 +55,25 @@ class _Namespace(Namespace):
     def unstack(self, x: Array) -> tuple[Array, ...]:
         # One behind the other: arithmetic on every third number costs NumPy three times as much.
         return tuple(np.ascontiguousarray(x[..., k]) for k in range(x.shape[-1]))
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        # In pieces that the BLAS takes by itself: its threads wait for each other while those of the kernels, or of
+        # other programs, hold the cores. Ten times as long on two busy cores.
+        if a.ndim != 2 or b.ndim != 3 or a.dtype != b.dtype:
+            return np.matmul(a, b)
+        width = max(_NARROWEST, _PIECE // a.size)
+        count = b.shape[-1] // width
+        if count < 2:
+            return np.matmul(a, b)
+        product = np.empty((b.shape[0], a.shape[0], b.shape[-1]), dtype=b.dtype)
+
+        def split(x: Array) -> Array:
+            strides = (x.strides[0], width * x.strides[2], *x.strides[1:])
+            return np.lib.stride_tricks.as_strided(x, (x.shape[0], count, x.shape[1], width), strides)
+
+        np.matmul(a, split(b), out=split(product))
+        np.matmul(a, b[..., count * width :], out=product[..., count * width :])
+        return product
 
     def scatter_add_rows(self, rows: Array, index: Array, values: Array) -> Array:
         flat, columns = np.ravel(index), np.reshape(values, (-1, rows.shape[-1]))

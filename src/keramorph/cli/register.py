@@ -36,6 +36,25 @@ class Metric(Enum):
     mind = "mind"
 
 
+class Transform(Enum):
+    """The kinds of transforms, likewise."""
+
+    rigid = "rigid"
+    similarity = "similarity"
+    affine = "affine"
+    deformable = "deformable"
+
+
+class Algorithm(Enum):
+    """The ways to find a deformation, likewise."""
+
+    greedy = "greedy"
+    velocity = "velocity"
+    symmetric = "symmetric"
+    bspline = "bspline"
+    mixed = "mixed"
+
+
 @guard
 def register(
     fixed: Annotated[Path | None, typer.Argument(metavar="FIXED", help="Image that stays: file, DICOM folder.")] = None,
@@ -43,6 +62,8 @@ def register(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
     preset: Annotated[Preset, typer.Option(help="What counts more, time or accuracy.")] = Preset.default,
     metric: Annotated[Metric | None, typer.Option(help="What the images are compared by.")] = None,
+    transform: Annotated[Transform | None, typer.Option(help="What may be found; the last one by default.")] = None,
+    algorithm: Annotated[Algorithm | None, typer.Option(help="How a deformation is found.")] = None,
     config: Annotated[Path | None, typer.Option(help="Parameters, .yaml, or summary.json of an earlier run.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show all parameters, and end.")] = False,
     initial: Annotated[Path | None, typer.Option(help="Transform to start from, instead of a search.")] = None,
@@ -68,13 +89,10 @@ def register(
     The folder gets the moved image, the transform from fixed to moving points and its inverse (ITK, LPS, millimetres),
     a summary in numbers and a report to look at.
     """
-    options = {
-        "metric": metric.value if metric else None,
-        "seed": seed,
-        "time_budget": time_budget,
-        "search": False if already_aligned else None,
-    }
-    changes = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {"seed": seed, "time_budget": time_budget, "search": False if already_aligned else None}
+    chosen = {"metric": metric, "transform": transform, "algorithm": algorithm}
+    given |= {name: choice and choice.value for name, choice in chosen.items()}
+    changes = {name: value for name, value in given.items() if value is not None}
     engine = f"{engine}:{device}" if device else engine
     if print_config:
         return _print_parameters(_read_parameters(preset, config, changes))
@@ -92,7 +110,7 @@ def register(
 
         parameters = _read_parameters(preset, config, changes)
         backend.set_threads(threads)
-        given: dict[str, Any] = {"masks": (fixed_mask, moving_mask), "initial": initial, "engine": engine}
+        given = {"masks": (fixed_mask, moving_mask), "initial": initial, "engine": engine}
         start = time.perf_counter()
         with show_registration(quiet=quiet) as progress:
             scans = (_add_hints(image, k, hints) for k, image in enumerate((fixed, moving)))

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-LOSSES = {"loss_start": "at the start", "loss_affine": "affine", "loss_deformable": "deformable"}
+LOSSES = {
+    "loss_start": "at the start",
+    "loss_rigid": "rigid",
+    "loss_similarity": "rigid with a scale",
+    "loss_affine": "affine",
+    "loss_deformable": "deformable",
+}
 METRICS = {
     "lncc": "local correlation",
     "ncc": "correlation",

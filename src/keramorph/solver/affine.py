@@ -1,4 +1,4 @@
-"""Affine alignment in millimetres, level by level, by the derivative of the similarity itself."""
+"""Linear alignment in millimetres, rigid to affine, level by level, by the derivative of the similarity itself."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from keramorph._typing import Array
 from keramorph.solver.hints import measure_landmarks
 from keramorph.solver.mapping import measure_inside, voxel_matrix, voxel_positions, weigh
 from keramorph.solver.minimise import minimise
+from keramorph.solver.motion import Kind, Motion
 from keramorph.solver.pyramid import Hints, Level
 from keramorph.solver.similarity import Similarity, SoftDice
 from keramorph.space import Grid
@@ -37,16 +38,17 @@ class AffineOptions:
     similarity: Similarity
     strain_weight: float
     turns_are_free: bool = True
+    kind: Kind = "affine"
 
 
 def fit_affine(
     level: Level, matrix: np.ndarray, options: AffineOptions, *, notify: Notify
 ) -> tuple[np.ndarray, list[float]]:
-    """Return the affine transform that aligns the images of a level best, near a first one.
+    """Return the transform of a kind, affine or less, that aligns the images of a level best, near a first one.
 
     Args:
         level: Both images at one spacing.
-        matrix: Homogeneous matrix in millimetres, fixed to moving points, to start from.
+        matrix: Homogeneous matrix in millimetres, fixed to moving points, of that kind, to start from.
         options: Iterations, measure and weight of the strain.
         notify: Called with the number of iterations done and the loss.
 
@@ -78,9 +80,9 @@ def _count_on(notify: Notify, before: int) -> Notify:
 
 
 class _Problem:
-    """Loss of an affine transform as a function of parameters in millimetres.
+    """Loss of a linear transform as a function of parameters in millimetres.
 
-    The first n * n change the matrix, in millimetres of motion at a typical distance from the centre of the fixed
+    The first ones change the matrix, in millimetres of motion at a typical distance from the centre of the fixed
     image, and the last n move that centre: all of them cost and gain alike. The overlap of the images is that of the
     first transform throughout: a transform must not gain by moving what does not fit out of view.
     """
@@ -89,12 +91,13 @@ class _Problem:
         grid = level.fixed.grid
         ndim = grid.ndim
         self.level, self.options, self.matrix = level, options, matrix
-        self.count = ndim * (ndim + 1)
         self.fixed = options.similarity.prepare(level.fixed.values)
         self.hints = level.hints or Hints()
         self.labels: Any = None if self.hints.labels is None else SoftDice().prepare(self.hints.labels[0].values)
         self.centre = grid.center
         self.radius = _typical_distance(grid)
+        self.motion = Motion(options.kind, matrix[:ndim, :ndim], self.radius)
+        self.count = self.motion.count + ndim
         # Fixed voxels in units of the radius around the centre, and a 1: what the parameters multiply.
         normal = np.eye(ndim + 1)
         normal[:ndim] = grid.affine[:ndim]
@@ -109,8 +112,8 @@ class _Problem:
         """Homogeneous matrix in millimetres that the parameters stand for."""
         ndim = len(self.centre)
         matrix = self.matrix.copy()
-        target = self.matrix[:ndim, :ndim] @ self.centre + self.matrix[:ndim, ndim] + parameters[ndim * ndim :]
-        matrix[:ndim, :ndim] += parameters[: ndim * ndim].reshape(ndim, ndim) / self.radius
+        target = self.matrix[:ndim, :ndim] @ self.centre + self.matrix[:ndim, ndim] + parameters[-ndim:]
+        matrix[:ndim, :ndim] = self.motion.at(parameters[:-ndim])
         matrix[:ndim, ndim] = target - matrix[:ndim, :ndim] @ self.centre
         return matrix
 
@@ -125,13 +128,13 @@ class _Problem:
         moved, slope = engine.sample_with_derivative(level.moving.values, self._read_at(matrix))
         result = self.options.similarity.compare(self.fixed, moved, self.weight)
         price, pull = self._compare_labels(engine, self._read_at(matrix))
-        gradient = self._collect(engine.xp, result.derivative * slope[..., 0, :] + pull)
-        price += self._add_landmarks(matrix, gradient)
+        turning, moving = self._collect(engine.xp, result.derivative * slope[..., 0, :] + pull)
+        price += self._add_landmarks(matrix, turning, moving)
         measure = _measure_strain if self.options.turns_are_free else _measure_change
         strain, strain_gradient = measure(matrix[:-1, :-1])
         cost = self.options.strain_weight
-        ndim = len(self.centre)
-        gradient[: ndim * ndim] += cost * strain_gradient.ravel() / self.radius
+        turning += cost * strain_gradient / self.radius
+        gradient = np.concatenate([self.motion.pull(parameters[: -len(moving)], turning), moving])
         return 1 - float(result.similarity) + cost * strain + price, gradient
 
     def _compare_labels(self, engine: Any, positions: Array) -> tuple[float, Any]:
@@ -143,14 +146,13 @@ class _Problem:
         pull = engine.xp.sum(result.derivative[..., None] * slope, axis=-2)
         return self.hints.label_weight * (1 - float(result.similarity)), self.hints.label_weight * pull
 
-    def _add_landmarks(self, matrix: np.ndarray, gradient: np.ndarray) -> float:
-        """What the landmarks cost, its gradient added to that of the rest."""
+    def _add_landmarks(self, matrix: np.ndarray, turning: np.ndarray, moving: np.ndarray) -> float:
+        """What the landmarks cost, its gradient to matrix and shift added to that of the rest."""
         if self.hints.landmarks is None:
             return 0.0
-        ndim = len(self.centre)
         cost, change = measure_landmarks(self.level, matrix)
-        gradient[: ndim * ndim] += (change.T @ (self.hints.landmarks.fixed - self.centre) / self.radius).ravel()
-        gradient[ndim * ndim :] += change.sum(axis=0)
+        turning += change.T @ (self.hints.landmarks.fixed - self.centre) / self.radius
+        moving += change.sum(axis=0)
         return cost
 
     def _read_at(self, matrix: np.ndarray) -> Array:
@@ -158,15 +160,15 @@ class _Problem:
         grid = self.level.fixed.grid
         return voxel_positions(voxel_matrix(matrix, grid, self.level.moving.grid), grid.shape, self.points)
 
-    def _collect(self, xp: Any, to_position: Array) -> np.ndarray:
-        """Gradient to the parameters, of the similarity's derivative `(1, *spatial, n)` to moving voxels; negated."""
+    def _collect(self, xp: Any, to_position: Array) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient to matrix and shift, of the similarity's derivative `(1, *spatial, n)` to moving voxels; negated."""
         ndim = len(self.centre)
         rows = xp.reshape(to_position, (-1, ndim))
         points = xp.reshape(self.points, (-1, ndim + 1))
         sums = xp.matmul(xp.transpose(rows, (1, 0)), points)
         total = np.asarray([[float(value) for value in row] for row in sums], dtype=np.float64)
         total = -np.linalg.inv(self.level.moving.grid.matrix).T @ total
-        return np.concatenate([total[:, :ndim].ravel(), total[:, ndim]])
+        return total[:, :ndim], total[:, ndim]
 
 
 def _typical_distance(grid: Grid) -> float:

@@ -1,4 +1,4 @@
-"""The affine stage: where to start, and from there level by level."""
+"""The linear stage, affine or less: where to start, and from there level by level."""
 
 from __future__ import annotations
 
@@ -136,7 +136,8 @@ def _fit(
 ) -> tuple[np.ndarray, list[float]]:
     """A matrix fitted at a level; `place` says which stage's it is, its number and how many there are."""
     iterations = min(most, run.config.affine_iterations)
-    options = AffineOptions(iterations, guide.at(level), guide.strain_weight, guide.turns_are_free)
+    kind = run.config.linear_kind
+    options = AffineOptions(iterations, guide.at(level), guide.strain_weight, guide.turns_are_free, kind)
     return fit_affine(level, matrix, options, notify=run.notifier(*place, iterations))
 
 

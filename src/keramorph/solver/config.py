@@ -6,9 +6,12 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from keramorph.errors import OptionError
+from keramorph.solver.motion import Kind
 
 Preset = Literal["fast", "default", "accurate"]
 Metric = Literal["auto", "lncc", "ncc", "mse", "nmi", "ngf", "mind"]
+Transform = Literal["rigid", "similarity", "affine", "deformable"]
+Algorithm = Literal["greedy", "velocity", "symmetric", "bspline", "mixed"]
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"voxels": 1_000_000},
@@ -30,8 +33,14 @@ class Config:
             the whole images; `"mse"`, squared differences, for images of one unit; `"nmi"`, normalised mutual
             information; `"ngf"`, directions of edges; `"mind"`, self-similarities, which are searched, not followed.
             `"auto"` takes the local correlation, and self-similarities where that finds nothing.
+        transform: What may be found: `"rigid"`, rotation and shift; `"similarity"`, one scale besides; `"affine"`,
+            stretch and shear too; `"deformable"`, an affine transform and a deformation.
+        algorithm: How a deformation is found: `"greedy"`, by small updates composed one after the other; `"velocity"`,
+            by a stationary velocity whose exponential it is; `"symmetric"`, by bending both images until they meet;
+            `"bspline"`, by moving the control points of a spline; `"mixed"`, by a spline at the coarser levels and
+            small updates at the finest.
         levels: Most levels of the pyramid of the deformable stage.
-        iterations: Most iterations of the deformable stage at each level; 0 leaves the transform affine.
+        iterations: Most iterations of the deformable stage at each level; 0 leaves it out.
         affine_levels: Most levels of the pyramid of the affine stage.
         affine_iterations: Most iterations of the affine stage at each level; 0 leaves the start as it is.
         window: Edge of the windows of the local correlation, in spacings of the level.
@@ -42,6 +51,7 @@ class Config:
             fifths more at the next coarser one, and again at all others.
         field_smoothing: Standard deviation of the Gaussian that smooths the displacement after each update, in spacings
             of the level; up to four times as much where the coarser level left more than a quarter unexplained.
+        control_spacing: Distance of the control points of a spline, in spacings of the level.
         step: Longest update in one iteration, in spacings of the level; below 0.5 no update folds.
         tolerance: The finest level ends when ten iterations raise the similarity by less than this share of it, the
             others when they raise it by less than three tenths of that.
@@ -68,6 +78,8 @@ class Config:
     """
 
     metric: Metric = "auto"
+    transform: Transform = "deformable"
+    algorithm: Algorithm = "greedy"
     levels: int = 5
     iterations: int = 100
     affine_levels: int = 3
@@ -76,6 +88,7 @@ class Config:
     finest_window: float = 45.0
     update_smoothing: float = 1.73
     field_smoothing: float = 0.5
+    control_spacing: float = 4.0
     step: float = 0.4
     tolerance: float = 1e-3
     landmark_weight: float = 0.01
@@ -106,6 +119,11 @@ class Config:
             raise OptionError(f"`preset` must be one of {', '.join(get_args(Preset))}. Received: preset={name!r}.")
         return cls(**_PRESETS[name])
 
+    @property
+    def linear_kind(self) -> Kind:
+        """What the linear stage finds: the transform, or the affine part of a deformable one."""
+        return "affine" if self.transform == "deformable" else self.transform
+
     def __post_init__(self) -> None:
         for field in fields(self):
             self._check_type(field.name, str(field.type))
@@ -124,6 +142,11 @@ class Config:
 
     def _check_type(self, name: str, kind: str) -> None:
         value = getattr(self, name)
+        if kind in _CHOICES:
+            if value not in _CHOICES[kind]:
+                names = ", ".join(_CHOICES[kind])
+                raise OptionError(f"`{name}` must be one of {names}. Received: {name}={value!r}.")
+            return
         allowed, words = _TYPES[kind]
         if not isinstance(value, allowed) or isinstance(value, bool) != (kind == "bool"):
             raise OptionError(
@@ -138,6 +161,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "bool": ((bool,), "True or False"),
     "Metric": ((str,), f"one of {', '.join(get_args(Metric))}"),
 }
+_CHOICES: dict[str, tuple[str, ...]] = {"Transform": get_args(Transform), "Algorithm": get_args(Algorithm)}
 _RANGES = (
     ("levels", 1, 12),
     ("iterations", 0, 100_000),
@@ -147,6 +171,7 @@ _RANGES = (
     ("finest_window", 3, 999),
     ("update_smoothing", 0.5, 20),
     ("field_smoothing", 0, 20),
+    ("control_spacing", 1, 100),
     ("step", 0.01, 0.5),
     ("tolerance", 0, 1),
     ("landmark_weight", 0, 1000),

@@ -19,8 +19,8 @@ from keramorph.solver.similarity import Comparison, SoftDice
 _LARGEST = 40_000_000
 """Voxels times labels of a level up to which labels are compared there."""
 
-Push = Callable[[Any, Array, Comparison], Array]
-"""From engine, a channel's slope and comparison to a force in units of the spacing, and a stiffness."""
+Push = Callable[[Array, Comparison], Array]
+"""From a channel's slope and comparison to a force in units of the spacing, and a stiffness."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ class Follower:
             part = Comparison(
                 result.similarity, result.derivative[..., k : k + 1] * 1, result.curvature[..., k : k + 1] * 1
             )
-            pushed = pushed + push(backend.of(slope), slope[..., k, :] * 1, part)
+            pushed = pushed + push(slope[..., k, :] * 1, part)
         return self.hints.label_weight * pushed, self.hints.label_weight * (1 - result.similarity)
 
     def _follow_landmarks(self, arrays: Gathered, displacement: Array) -> tuple[Array, Array]:

@@ -110,8 +110,8 @@ class Solution:
         matrix: Homogeneous matrix `(ndim + 1, ndim + 1)` in millimetres.
         displacement: u, `(1, *grid.shape, ndim)` in voxels of `grid`.
         grid: Grid of the displacement: the fixed image's, or a coarser one over the same field of view.
-        losses: Loss of the start, of the affine stage's end and of the deformable stage's end, by the metric at the
-            finest level.
+        losses: Loss of the start, of the linear stage's end under the name of its kind, and of the deformable stage's
+            end where there is one, by the metric at the finest level.
         overlap: Share of the fixed image that lies inside the moving image.
         contrast: How much more alike the images are, where the local correlation put them, than when they are shifted
             apart, from about 0 (nothing in common) to 1.

@@ -11,6 +11,7 @@ import numpy as np
 
 from keramorph import ops
 from keramorph._typing import Array
+from keramorph.errors import OptionError
 from keramorph.solver.align import (
     align,
     align_nearby,
@@ -19,18 +20,32 @@ from keramorph.solver.align import (
     guide_by_information,
     guide_by_metric,
 )
-from keramorph.solver.config import Config, Metric
+from keramorph.solver.bspline import BSpline
+from keramorph.solver.config import Algorithm, Config, Metric
+from keramorph.solver.deformation import Deformation, DeformationOptions, deform
 from keramorph.solver.discrete import deform_discretely
-from keramorph.solver.greedy import GreedyOptions, deform
+from keramorph.solver.greedy import Greedy
 from keramorph.solver.hints import Known, build_hints
 from keramorph.solver.histogram import match_histograms
+from keramorph.solver.motion import project
 from keramorph.solver.orientation import Orientation
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings
 from keramorph.solver.result import MetricChoice, Solution
 from keramorph.solver.run import Initial, Listener, Run, estimate_rest
 from keramorph.solver.similarity import Measure, SelfSimilarity
+from keramorph.solver.symmetric import Symmetric
 from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast, measure_loss, measure_overlap
 from keramorph.solver.unfold import unfold
+from keramorph.solver.velocity import Velocity
+
+_ALGORITHMS: dict[Algorithm, tuple[type[Deformation], type[Deformation]]] = {
+    "greedy": (Greedy, Greedy),
+    "velocity": (Velocity, Velocity),
+    "symmetric": (Symmetric, Symmetric),
+    "bspline": (BSpline, BSpline),
+    "mixed": (BSpline, Greedy),
+}
+"""What is done at the coarser levels, and at the finest."""
 
 _NOTHING = Known()
 
@@ -103,9 +118,16 @@ def solve(
         >>> solve(layer, layer, Config()).displacement.shape
         (1, 32, 32, 2)
     """
+    if config.algorithm == "symmetric" and known is not _NOTHING:
+        raise OptionError(
+            "Landmarks and labels guide every algorithm but the symmetric one, which bends both images. Received: "
+            'algorithm="symmetric". Choose another one, or leave landmarks and labels out.'
+        )
     turns = [Orientation.of(layer.grid) for layer in (fixed, moving)]
     if initial is None and not config.search:
         initial = Initial(np.eye(fixed.grid.ndim + 1))
+    if initial is not None and config.transform != "deformable":
+        initial = Initial(project(initial.matrix, config.linear_kind, fixed.grid.center))
     if initial is not None and initial.displacement is not None:
         initial = replace(initial, displacement=turns[0].straighten_field(initial.displacement))
     if known.labels is not None:
@@ -161,16 +183,16 @@ def _deform_if_it_pays(
     """Displacement on the last level, that of the start if no better one is found; and the losses on the way."""
     level = levels[-1]
     begun = run.begin(level)
-    losses = {
-        "start": measure_loss(level, np.eye(len(matrix)), None, measure),
-        "affine": measure_loss(level, matrix, begun, measure),
-    }
+    affine = measure_loss(level, matrix, begun, measure)
+    losses = {"start": measure_loss(level, np.eye(len(matrix)), None, measure), run.config.linear_kind: affine}
+    if run.config.transform != "deformable":
+        return begun, losses
     if run.config.iterations:
         found = way(levels, matrix, run)
         loss = measure_loss(level, matrix, found, measure)
-        if loss < losses["affine"]:
+        if loss < affine:
             return found, {**losses, "deformable": loss}
-    return begun, {**losses, "deformable": losses["affine"]}
+    return begun, {**losses, "deformable": affine}
 
 
 def _build_levels(fixed: Layer, moving: Layer, known: Known, config: Config) -> list[Level]:
@@ -204,27 +226,29 @@ def _count_small(levels: list[Level]) -> int:
 
 def _deform(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
     """Displacement on the finest level's grid, in its voxels."""
-    displacement, doubt = run.begin(levels[0]), 1.0
-    bent = run.config.metric in _LINEAR
+    (coarse, finest), doubt = _ALGORITHMS[run.config.algorithm], 1.0
+    fields, bent = coarse.begin(run.begin(levels[0]), bent=run.bend() is not None), run.config.metric in _LINEAR
     deadline = run.deadline(levels[-1].fixed.grid)
     for number, level in enumerate(levels, start=1):
         began = time.perf_counter()
         if number > 1:
-            displacement = ops.resize_displacement(displacement, shape=level.fixed.grid.shape)
+            fields = tuple(ops.resize_displacement(field, shape=level.fixed.grid.shape) for field in fields)
         if began > deadline:
             continue
         if bent and number > 1:
-            matched = match_histograms(level, matrix, displacement)
+            matched = match_histograms(level, matrix, coarse.to_displacement(fields))
             level, bent = matched, matched is not level
         options = replace(_set_deformation(level, len(levels) - number, doubt, run.config), deadline=deadline)
         notify = run.notifier("deformable", number, len(levels), options.iterations)
-        displacement, losses = deform(level, matrix, displacement, options, notify=notify)
+        algorithm = finest if number == len(levels) else coarse
+        fields, losses = deform(algorithm(level, matrix, options), fields, notify=notify)
         run.record("deformable", level, losses, began)
-        bare = replace(level, hints=None)  # what hints cost is no stain
+        # What hints cost is no stain.
+        bare, found = replace(level, hints=None), algorithm.to_displacement
         doubt = _doubt(
-            losses[-1] if level.hints is None else measure_loss(bare, matrix, displacement, options.similarity)
+            losses[-1] if level.hints is None else measure_loss(bare, matrix, found(fields), options.similarity)
         )
-    return displacement
+    return finest.to_displacement(fields)
 
 
 def _deform_discretely(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
@@ -247,18 +271,20 @@ def _doubt(loss: float) -> float:
     return min(max(1.0, _DOUBT * loss / max(1 - loss, 1e-6)), _MOST_DOUBT)
 
 
-def _set_deformation(level: Level, coarser: int, doubt: float, config: Config) -> GreedyOptions:
+def _set_deformation(level: Level, coarser: int, doubt: float, config: Config) -> DeformationOptions:
     """What the deformable stage may do at a level which is so many levels coarser than the finest."""
     grid = level.fixed.grid
     cost = math.prod(grid.shape) * (_HISTOGRAM if config.metric == "nmi" else 1)
     affordable = max(_WORTHWHILE, config.work // cost)
     widest = _WIDEST * max(np.asarray(grid.shape) * grid.spacing) / level.spacing
     window = config.window if coarser else max(config.window, min(config.finest_window, widest))
-    return GreedyOptions(
+    return DeformationOptions(
         min(config.iterations, affordable),
         compare_by(config.metric, level, window),
         config.update_smoothing * _SMOOTHER ** min(coarser, 2),
         config.field_smoothing * doubt,
         config.step,
         config.tolerance * (_PATIENT if coarser else 1.0),
+        config.control_spacing,
+        doubt,
     )

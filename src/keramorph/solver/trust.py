@@ -100,9 +100,8 @@ def judge(solution: Solution, *, folds: float) -> Outcome:
     if solution.contrast < LEAST_CONTRAST:
         reason = "No alignment was found at which the images are clearly more alike than by chance."
         if solution.metric.name == "mind":
-            reason += (
-                " They were moved as far as mutual information leads, and deformed after the self-similarities of both."
-            )
+            deformed = ", and deformed after the self-similarities of both" if "deformable" in solution.losses else ""
+            reason += f" They were moved as far as mutual information leads{deformed}."
         return Outcome("untrusted", reason)
     if folds > _MOST_FOLDS:
         return Outcome("untrusted", f"The transform folds at {folds:.2f} % of the voxels.")

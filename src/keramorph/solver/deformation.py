@@ -1,0 +1,199 @@
+"""What all algorithms of the deformable stage share: the force of the images, the length of a step, and when to end.
+
+An algorithm says what is searched (a displacement, a velocity, two halves, coefficients) and how a step changes it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keramorph import backend
+from keramorph._typing import Array
+from keramorph.ops.vectors import multiply_components, sum_products
+from keramorph.solver.hints import Follower, Gathered
+from keramorph.solver.mapping import locate, voxel_matrix, weigh
+from keramorph.solver.pyramid import Level, smoothing_width
+from keramorph.solver.similarity import Comparison, Similarity
+
+_PATIENCE = 10
+"""Iterations over which the gain is measured."""
+
+_DAMPING = 0.1
+"""Curvature added everywhere, as a share of the mean one: where nothing is seen, little is moved."""
+
+Fields = tuple[Array, ...]
+"""What an algorithm searches, on the fixed grid of a level: each `(1, *spatial, ndim)` in its voxels."""
+
+
+@dataclass(frozen=True)
+class DeformationOptions:
+    """How the deformable stage works, see `Config`.
+
+    `doubt` is the factor by which the coarser level raised `field_smoothing`, `deadline` the `time.perf_counter()`
+    after which no iteration begins.
+    """
+
+    iterations: int
+    similarity: Similarity
+    update_smoothing: float
+    field_smoothing: float
+    step: float
+    tolerance: float
+    control_spacing: float = 4.0
+    doubt: float = 1.0
+    deadline: float = math.inf
+
+
+class Images(NamedTuple):
+    """What an iteration reads and never changes."""
+
+    known: Any
+    moving: Array
+    fixed_mask: Array | None
+    moving_mask: Array | None
+    hints: Gathered
+
+
+class Deformation(ABC):
+    """An algorithm at one level.
+
+    Args:
+        level: Both images at one spacing.
+        matrix: Homogeneous matrix in millimetres, applied after the displacement.
+        options: Iterations, measure, smoothing and step.
+    """
+
+    def __init__(self, level: Level, matrix: np.ndarray, options: DeformationOptions) -> None:
+        grid, spacing = level.fixed.grid, level.spacing
+        ndim = grid.ndim
+        self.level, self.options = level, options
+        self.map = voxel_matrix(matrix, grid, level.moving.grid)
+        self.update_width = smoothing_width(options.update_smoothing * spacing, grid)
+        self.field_width = smoothing_width(options.field_smoothing * spacing, grid)
+        # Steps are as long in every direction in units of the spacing, whatever the voxels.
+        self.to_units = grid.matrix / spacing
+        self.from_units = np.linalg.inv(self.to_units)
+        self.linear = self.map[:ndim, :ndim]
+        self.follower = Follower(level, matrix)
+
+    @staticmethod
+    def begin(displacement: Array, *, bent: bool) -> Fields:
+        """What is searched, where it makes a displacement; `bent` tells whether that is other than zero."""
+        return (displacement,)
+
+    @staticmethod
+    def to_displacement(fields: Fields) -> Array:
+        """The displacement that is made of what was found."""
+        return fields[0]
+
+    def enter(self, fields: Fields) -> Fields:
+        """What the iterations of this level change, of what the coarser one left."""
+        return fields
+
+    def leave(self, state: Fields) -> Fields:
+        """What this level hands on."""
+        return state
+
+    @abstractmethod
+    def advance(self, state: Fields, images: Images) -> tuple[Fields, Array]:
+        """One iteration, as a function of arrays alone: what is changed, and the similarity before."""
+
+    def gather(self) -> Images:
+        """What every iteration reads."""
+        fixed, moving = self.level.fixed, self.level.moving
+        known, hints = self.options.similarity.prepare(fixed.values), self.follower.gather()
+        return Images(known, moving.values, fixed.mask, moving.mask, hints)
+
+    def push(self, displacement: Array, images: Images) -> tuple[Array, Array]:
+        """Force and stiffness `(1, *spatial, ndim + 1)` at each voxel, and the similarity less what hints cost."""
+        engine = backend.of(displacement)
+        positions, inside = locate(self.map, displacement, self.level.moving.grid.shape)
+        moved, slope = engine.sample_with_derivative(images.moving, positions)
+        weight = weigh(images.fixed_mask, images.moving_mask, positions, inside)
+        result = self.options.similarity.compare(images.known, moved, weight)
+        pushed = self.weigh_slope(slope[..., 0, :], result, self.linear)
+        extra, cost = self.follower.follow(images.hints, displacement, positions, weight, self._push_channel)
+        return pushed if extra is None else pushed + extra, result.similarity - cost
+
+    def _push_channel(self, slope: Array, result: Comparison) -> Array:
+        """Force and stiffness that one channel of the moving image makes by its slope."""
+        return self.weigh_slope(slope, result, self.linear)
+
+    def weigh_slope(self, slope: Array, result: Comparison, linear: np.ndarray) -> Array:
+        """Force, in units of the spacing, and stiffness: `(1, *spatial, ndim + 1)`.
+
+        `linear` takes moves in voxels of the fixed grid to those along which the slope is.
+        """
+        engine = backend.of(slope)
+        xp, to_slope = engine.xp, (linear @ self.from_units).T
+        found = engine.push(slope, result.derivative, result.curvature, to_slope)
+        if found is not None:
+            return found
+
+        def push(slope: Array, derivative: Array, curvature: Array) -> Array:
+            slopes = multiply_components(to_slope, xp.unstack(slope))
+            stiffness = curvature[..., 0] * sum_products(slopes, slopes)
+            return xp.stack([*(derivative[..., 0] * part for part in slopes), stiffness], axis=-1)
+
+        return engine.map_blocks(push, slope, result.derivative, result.curvature)
+
+    def propose(self, pushed: Array, most: float) -> Array:
+        """Smooth update in voxels, nowhere longer than `most` spacings, of force and stiffness."""
+        return self.limit(backend.of(pushed).gaussian(pushed, sigma=self.update_width), most)
+
+    def limit(self, pushed: Array, most: float) -> Array:
+        """Update in voxels that force and stiffness make, no longer than `most` spacings."""
+        engine = backend.of(pushed)
+        xp = engine.xp
+        damping = _DAMPING * xp.mean(pushed[..., -1]) + 1e-30
+        found = engine.limit(pushed, self.from_units, damping=damping, most=most)
+        if found is not None:
+            return found
+
+        def limit(pushed: Array) -> Array:
+            *force, stiffness = xp.unstack(pushed)
+            stiffness = stiffness + damping
+            update = [part / stiffness for part in force]
+            length = xp.sqrt(sum_products(update, update))
+            share = most / xp.maximum(length, length * 0 + most)
+            return xp.stack(multiply_components(self.from_units, [part * share for part in update]), axis=-1)
+
+        return engine.map_blocks(limit, pushed)
+
+    def smooth(self, field: Array) -> Array:
+        """The field, as smooth as each level keeps it."""
+        return backend.of(field).gaussian(field, sigma=self.field_width)
+
+
+def deform(
+    deformation: Deformation, fields: Fields, *, notify: Callable[[int, float], None]
+) -> tuple[Fields, list[float]]:
+    """Return what aligns the images of a level best, near a first guess.
+
+    Args:
+        deformation: The algorithm, at that level.
+        fields: What it searches, to start from.
+        notify: Called with the number of iterations done and the loss.
+
+    Returns:
+        What was found, and the loss before each iteration.
+    """
+    options, images, state = deformation.options, deformation.gather(), deformation.enter(fields)
+    iterate = backend.of(*state).xp.compile(deformation.advance)
+    losses: list[float] = []
+    for done in range(options.iterations):
+        state, similarity = iterate(state, images)
+        losses.append(max(0.0, 1 - float(similarity)))
+        notify(done, losses[-1])
+        if time.perf_counter() > options.deadline:
+            break
+        if done >= _PATIENCE and losses[-1 - _PATIENCE] - losses[-1] < options.tolerance * (1 - losses[-1]):
+            break
+    return deformation.leave(state), losses

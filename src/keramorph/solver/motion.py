@@ -1,0 +1,112 @@
+"""The kinds of linear maps that a registration may find, and the parameters that move within each.
+
+A rotation, with or without a scale, is a first one times the exponential of a sum of generators: whatever the
+parameters are, the product is of the kind, and no step has to be brought back to it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal
+
+import numpy as np
+
+Kind = Literal["rigid", "similarity", "affine"]
+
+_TERMS = 14
+_SMALL = 0.25
+"""Terms of the exponential's series, and the norm up to which they give all digits of a double."""
+
+
+def project(matrix: np.ndarray, kind: Kind, centre: np.ndarray) -> np.ndarray:
+    """Return the map of a kind that is nearest to a homogeneous matrix and takes a point where that takes it.
+
+    Args:
+        matrix: `(ndim + 1, ndim + 1)`, a mirrored one too: no kind but the affine mirrors.
+        kind: What the result shall be.
+        centre: The point, `(ndim,)`.
+
+    References:
+        Umeyama, Least-squares estimation of transformation parameters between two point patterns, 1991,
+        doi:10.1109/34.88573.
+    """
+    if kind == "affine":
+        return matrix
+    ndim = len(centre)
+    left, sizes, right = np.linalg.svd(matrix[:ndim, :ndim])
+    signs = np.ones(ndim)
+    signs[-1] = np.sign(np.linalg.det(left @ right))
+    linear = (left * signs) @ right
+    if kind == "similarity":
+        linear = linear * np.mean(sizes * signs)
+    result = np.eye(ndim + 1)
+    result[:ndim, :ndim] = linear
+    result[:ndim, ndim] = matrix[:ndim, :ndim] @ centre + matrix[:ndim, ndim] - linear @ centre
+    return result
+
+
+class Motion:
+    """Linear maps of a kind near a first one, as a function of parameters in millimetres.
+
+    Args:
+        kind: Of all the maps, the first one too.
+        linear: The first one, `(ndim, ndim)`, where all parameters are 0.
+        radius: Distance in millimetres at which a parameter moves a point by as much as it says.
+    """
+
+    def __init__(self, kind: Kind, linear: np.ndarray, radius: float) -> None:
+        self.linear, self.radius = linear, radius
+        self.generators = None if kind == "affine" else _list_generators(len(linear), scaled=kind == "similarity")
+        self.count = linear.size if self.generators is None else len(self.generators)
+
+    def at(self, parameters: np.ndarray) -> np.ndarray:
+        """The map `(ndim, ndim)` that parameters `(count,)` stand for."""
+        if self.generators is None:
+            return self.linear + parameters.reshape(self.linear.shape) / self.radius
+        return self.linear @ _exponential(self._combine(parameters))
+
+    def pull(self, parameters: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+        """Gradient to the parameters, of one to the map times the radius, `(ndim, ndim)`."""
+        if self.generators is None:
+            return gradient.ravel()
+        here, back = self._combine(parameters), self.linear.T @ gradient
+        return np.array([np.sum(back * _differentiate(here, one)) for one in self.generators])
+
+    def _combine(self, parameters: np.ndarray) -> np.ndarray:
+        assert self.generators is not None
+        return np.tensordot(parameters / self.radius, self.generators, axes=1)
+
+
+def _list_generators(ndim: int, *, scaled: bool) -> np.ndarray:
+    """What rotations are exponentials of, `(count, ndim, ndim)`: a quarter turn per plane; and growth, if any."""
+    found = []
+    for one, other in itertools.combinations(range(ndim), 2):
+        turn = np.zeros((ndim, ndim))
+        turn[one, other], turn[other, one] = -1.0, 1.0
+        found.append(turn)
+    return np.array([*found, np.eye(ndim)] if scaled else found)
+
+
+def _exponential(matrix: np.ndarray) -> np.ndarray:
+    """Exponential of a small square matrix, by its series and squaring."""
+    norm = np.abs(matrix).sum(axis=1).max()
+    halvings = max(0, int(np.ceil(np.log2(norm / _SMALL)))) if norm > 0 else 0
+    small = matrix / 2.0**halvings
+    total = term = np.eye(len(matrix))
+    for k in range(1, _TERMS):
+        term = term @ small / k
+        total = total + term
+    for _ in range(halvings):
+        total = total @ total
+    return total
+
+
+def _differentiate(matrix: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Derivative of the exponential at a matrix along a direction.
+
+    References:
+        Higham, Functions of Matrices, 2008, theorem 3.6, doi:10.1137/1.9780898717778.
+    """
+    ndim = len(matrix)
+    both = np.block([[matrix, direction], [np.zeros_like(matrix), matrix]])
+    return _exponential(both)[:ndim, ndim:]
