@@ -429,10 +429,11 @@ def test_no_pair_leaves_traces_in_the_next():
     assert not np.array_equal(one.moved.array, between.moved.array)
 
 
-def test_every_engine_finds_the_transform_of_numpy(engine_name):
+@pytest.mark.parametrize("metric", ["auto", "ncc", "mse", "ngf", "nmi"])
+def test_every_engine_finds_the_transform_of_numpy(metric, engine_name):
     phantom, fixed_grid, moving_grid = unequal_pair(2)
     fixed, moving = phantom.picture(fixed_grid, through=wave), phantom.picture(moving_grid)
-    config = Config(levels=2, iterations=6, affine_levels=1, affine_iterations=6)
+    config = Config(metric=metric, levels=2, iterations=6, affine_levels=1, affine_iterations=6)
     expected, got = (register(fixed, moving, config=config, engine=name) for name in ("numpy", engine_name))
     assert isinstance(got.moved.array, np.ndarray)
     assert error_inside(phantom, fixed_grid, got.apply_points, expected.apply_points).max() < 0.05
