@@ -8,7 +8,8 @@ from keramorph.errors import OptionError, ShapeError
 from keramorph.registration import Config, register
 from keramorph.solver import hints
 from keramorph.solver.affine import AffineOptions, _Problem
-from keramorph.solver.greedy import GreedyOptions, _Stepper
+from keramorph.solver.deformation import DeformationOptions
+from keramorph.solver.greedy import Greedy
 from keramorph.solver.hints import Follower, Known, build_hints
 from keramorph.solver.mapping import locate
 from keramorph.solver.pyramid import Hints, Landmarks, Layer, Level
@@ -198,16 +199,16 @@ def test_labels_push_as_finite_differences_say(make_array):
     ]
     level = Level(*layers[:2], 1.3, level.hints._replace(labels=tuple(layers[2:])))
     grid, matrix = level.fixed.grid, affine_map(3, degrees=3, shift=0.2)
-    stepper = _Stepper(level, matrix, GreedyOptions(1, MeanSquares(), 1.0, 0.0, 0.3, 0))
-    arrays = stepper.follower.gather()
+    deformation = Greedy(level, matrix, DeformationOptions(1, MeanSquares(), 1.0, 0.0, 0.3, 0))
+    arrays = deformation.follower.gather()
     rng = np.random.default_rng(5)
     displacement = rng.normal(0, 0.2, (1, *grid.shape, 3)).astype("float32")
     weight = make_array(np.ones((1, *grid.shape, 1), "float32"))
 
     def follow(field):
         field = make_array(field.astype("float32"))
-        positions, _ = locate(stepper.map, field, level.moving.grid.shape)
-        return stepper.follower.follow(arrays, field, positions, weight, stepper._push)
+        positions, _ = locate(deformation.map, field, level.moving.grid.shape)
+        return deformation.follower.follow(arrays, field, positions, weight, deformation._push_channel)
 
     pushed = np.asarray(follow(displacement)[0])
     change = pushed[..., :3] / np.abs(pushed[..., :3]).max() @ np.linalg.inv(grid.matrix / 1.3).T
@@ -215,3 +216,10 @@ def test_labels_push_as_finite_differences_say(make_array):
     expected = -np.sum(pushed[..., :3] ** 2) / np.abs(pushed[..., :3]).max()
     assert (after - before) / 0.02 == pytest.approx(expected, rel=0.02)
     assert (pushed[..., 3] >= 0).all()
+
+
+def test_the_symmetric_algorithm_turns_hints_down():
+    disc = np.eye(16, dtype="float32")
+    scan = Scan(disc, landmarks=[[1.0, 2.0]])
+    with pytest.raises(OptionError, match="symmetric"):
+        register(scan, scan, config=Config(algorithm="symmetric"))

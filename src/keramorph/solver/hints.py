@@ -35,9 +35,16 @@ class Known:
     landmarks: Landmarks | None = None
     labels: tuple[Layer, Layer] | None = None
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known."""
+        return self.landmarks is None and self.labels is None
 
-def build_hints(known: Known, spacings: list[float], config: Config) -> list[Hints]:
-    """Return what is known at each of the spacings, coarse to fine."""
+
+def build_hints(known: Known, spacings: list[float], config: Config) -> list[Hints | None]:
+    """Return what is known at each of the spacings, coarse to fine; None where that is nothing."""
+    if known.empty:
+        return [None] * len(spacings)
     labels = [None] * len(spacings) if known.labels is None else _build_labels(*known.labels, spacings)
     return [Hints(known.landmarks, pair, config.landmark_weight, config.label_weight) for pair in labels]
 

@@ -118,7 +118,7 @@ def solve(
         >>> solve(layer, layer, Config()).displacement.shape
         (1, 32, 32, 2)
     """
-    if config.algorithm == "symmetric" and known is not _NOTHING:
+    if config.algorithm == "symmetric" and not known.empty:
         raise OptionError(
             "Landmarks and labels guide every algorithm but the symmetric one, which bends both images. Received: "
             'algorithm="symmetric". Choose another one, or leave landmarks and labels out.'
@@ -206,7 +206,7 @@ def _build_levels(fixed: Layer, moving: Layer, known: Known, config: Config) -> 
         and _REST_SHARE * config.time_budget < estimate_rest(coarsen_grid(fixed.grid, spacings[-1]))
     ):
         spacings.pop()
-    hints = [None] * len(spacings) if known is _NOTHING else build_hints(known, spacings, config)
+    hints = build_hints(known, spacings, config)
     layers = zip(build_pyramid(fixed, spacings), build_pyramid(moving, spacings), spacings, hints, strict=True)
     return [Level(*layer) for layer in layers]
 
