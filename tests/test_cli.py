@@ -304,9 +304,11 @@ def test_progress_bar_tells_stage_level_and_loss(monkeypatch, capsys):
     from keramorph.cli.progress import show_registration
 
     with show_registration() as show:
-        show(Progress("affine", 1, 3, 20, 40, 0.5432, 0.1))
+        show(Progress("affine", 1, 3, 19, 40, 0.5432, 0.1, "about 7.5 GB"))
+        show(Progress("affine", 1, 3, 20, 40, 0.5432, 0.1, "about 7.5 GB"))
     out, err = capsys.readouterr()
     assert out == ""
+    assert err.count("GB") == 1
     assert "affine 1/3" in err
     assert "0.5432" in err
 

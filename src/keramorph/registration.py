@@ -190,8 +190,8 @@ def register(
         FileError: If a file is missing or cannot be read.
         InputError: If an image has no contrast or no finite value.
         ShapeError: If one image is 2-D and the other 3-D, or a mask, the labels or the landmarks do not fit.
-        OptionError: If one image has landmarks or labels, and the other has none.
-        OptionError: If the engine is unknown or not installed, or has no such device.
+        OptionError: If one image alone has landmarks or labels, or the engine is unknown, not installed, or has no such
+            device.
 
     Example:
         >>> rows, columns = np.mgrid[:32, :32]
@@ -215,10 +215,15 @@ def register(
             f"Fixed and moving image must have the same number of axes. Received: fixed of shape {fixed.grid.shape}, "
             f"moving of shape {moving.grid.shape}. Pick one slice of the larger one, or compare two volumes."
         )
-    fixed_layer, moving_layer = _to_layers((fixed, moving), masks, like, together=config.metric == "mse")
     start = None if initial is None else _to_initial(initial, fixed.grid, like)
     known = Known(_read_landmarks(scans, fixed.grid.ndim), _read_labels(scans, (fixed, moving), like))
-    solution = solve(fixed_layer, moving_layer, config, known=known, initial=start, listener=progress)
+    solution = solve(
+        *_to_layers((fixed, moving), masks, like, together=config.metric == "mse"),
+        config,
+        known=known,
+        initial=start,
+        listener=progress,
+    )
     result = _wrap_up(fixed, moving, solution, config, began)
     return result if known.landmarks is None else _measure_landmarks(result, *known.landmarks)
 
@@ -238,7 +243,9 @@ def _choose_arrays(engine: str) -> Any:
         ) from None
 
 
-def _to_layers(images: tuple[Image, Image], masks: tuple[Any, Any], like: Any, *, together: bool) -> list[Layer]:
+def _to_layers(
+    images: tuple[Image, Image], masks: tuple[Any, Any], like: Any, *, together: bool
+) -> tuple[Layer, Layer]:
     """The images as the solver takes them, in the arrays of the engine of `like`; `together` keeps them in one unit."""
     named = list(zip(images, ("fixed", "moving"), masks, strict=True))
     given = [(i, name, None if mask is None else _read_mask(mask, i.grid, name)) for i, name, mask in named]
@@ -246,11 +253,12 @@ def _to_layers(images: tuple[Image, Image], masks: tuple[Any, Any], like: Any, *
     if together:
         spans = [measure_span(image, name=name, where=where) for image, name, where in given]
         span = Span(min(one.low for one in spans), max(one.high for one in spans))
-    layers = []
-    for image, name, where in given:
+
+    def scale(image: Image, name: str, where: np.ndarray | None) -> Layer:
         values, known = scale_intensity(image, name=name, where=where, span=span)
-        layers.append(Layer(to_engine(values, like), None if known is None else to_engine(known, like), image.grid))
-    return layers
+        return Layer(to_engine(values, like), None if known is None else to_engine(known, like), image.grid)
+
+    return scale(*given[0]), scale(*given[1])
 
 
 def _read_mask(mask: Any, grid: Grid, name: str) -> np.ndarray:

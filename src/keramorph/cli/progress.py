@@ -25,8 +25,13 @@ def show_registration(*, quiet: bool = False) -> Iterator[Show | None]:
         yield None
     elif _is_terminal():
         with _open_bar("{task.description}", "loss {task.fields[loss]:.4f}") as bar:
-            task = bar.add_task("start", total=1.0, loss=float("nan"))
-            yield lambda at: bar.update(task, description=_name(at), completed=_share(at), loss=at.loss)
+            task, planned = bar.add_task("start", total=1.0, loss=float("nan")), _Once(bar.console.print)
+
+            def show(at: Progress) -> None:
+                planned.show(at.plan)
+                bar.update(task, description=_name(at), completed=_share(at), loss=at.loss)
+
+            yield show
     else:
         lines = _Lines()
         yield lines.show
@@ -54,8 +59,10 @@ class _Lines:
 
     def __init__(self) -> None:
         self._last: Progress | None = None
+        self._planned = _Once(lambda text: typer.echo(text, err=True))
 
     def show(self, at: Progress) -> None:
+        self._planned.show(at.plan)
         if self._last is not None and (at.stage, at.level) != (self._last.stage, self._last.level):
             self.finish()
         self._last = at
@@ -64,6 +71,18 @@ class _Lines:
         if self._last is not None:
             at, self._last = self._last, None
             typer.echo(f"{_name(at):<22} loss {at.loss:.4f}  {at.seconds:6.1f} s", err=True)
+
+
+class _Once:
+    """A line that is shown when it is first known."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write, self._done = write, False
+
+    def show(self, text: str) -> None:
+        if text and not self._done:
+            self._write(text)
+            self._done = True
 
 
 class _Counter:

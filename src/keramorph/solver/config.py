@@ -54,7 +54,7 @@ class Config:
         control_spacing: Distance of the control points of a spline, in spacings of the level.
         step: Longest update in one iteration, in spacings of the level; below 0.5 no update folds.
         tolerance: The finest level ends when ten iterations raise the similarity by less than this share of it, the
-            others when they raise it by less than three tenths of that.
+            others when they raise it by less than a seventh of that.
         landmark_weight: Similarity that landmarks cost which miss each other by one spacing of the level, as a root
             mean square.
         label_weight: Similarity that labels cost which do not overlap at all.

@@ -113,14 +113,18 @@ class Deformation(ABC):
 
     def push(self, displacement: Array, images: Images) -> tuple[Array, Array]:
         """Force and stiffness `(1, *spatial, ndim + 1)` at each voxel, and the similarity less what hints cost."""
-        engine = backend.of(displacement)
-        positions, inside = locate(self.map, displacement, self.level.moving.grid.shape)
-        moved, slope = engine.sample_with_derivative(images.moving, positions)
-        weight = weigh(images.fixed_mask, images.moving_mask, positions, inside)
-        result = self.options.similarity.compare(images.known, moved, weight)
-        pushed = self.weigh_slope(slope[..., 0, :], result, self.linear)
-        extra, cost = self.follower.follow(images.hints, displacement, positions, weight, self._push_channel)
+        slope, result, (extra, cost) = self._compare(displacement, images)
+        pushed = self.weigh_slope(slope, result, self.linear)
         return pushed if extra is None else pushed + extra, result.similarity - cost
+
+    def _compare(self, displacement: Array, images: Images) -> tuple[Array, Comparison, tuple[Array | None, Any]]:
+        """The moved image's slope, how it compares, and what hints add; all else is let go of."""
+        positions, inside = locate(self.map, displacement, self.level.moving.grid.shape)
+        moved, slope = backend.of(displacement).sample_with_derivative(images.moving, positions)
+        weight = weigh(images.fixed_mask, images.moving_mask, positions, inside)
+        added = self.follower.follow(images.hints, displacement, positions, weight, self._push_channel)
+        del positions, inside
+        return slope[..., 0, :], self.options.similarity.compare(images.known, moved, weight), added
 
     def _push_channel(self, slope: Array, result: Comparison) -> Array:
         """Force and stiffness that one channel of the moving image makes by its slope."""
@@ -144,9 +148,15 @@ class Deformation(ABC):
 
         return engine.map_blocks(push, slope, result.derivative, result.curvature)
 
-    def propose(self, pushed: Array, most: float) -> Array:
-        """Smooth update in voxels, nowhere longer than `most` spacings, of force and stiffness."""
-        return self.limit(backend.of(pushed).gaussian(pushed, sigma=self.update_width), most)
+    def find_update(self, displacement: Array, images: Images) -> tuple[Array, Array]:
+        """Smooth update in voxels, nowhere longer than the step, and the similarity."""
+        pushed, similarity = self.push(displacement, images)
+        pushed = self.blur(pushed)
+        return self.limit(pushed, self.options.step), similarity
+
+    def blur(self, pushed: Array) -> Array:
+        """Force and stiffness, as smooth as an update shall be."""
+        return backend.of(pushed).gaussian(pushed, sigma=self.update_width)
 
     def limit(self, pushed: Array, most: float) -> Array:
         """Update in voxels that force and stiffness make, no longer than `most` spacings."""

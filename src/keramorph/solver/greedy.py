@@ -24,7 +24,6 @@ class Greedy(Deformation):
     def advance(self, state: Fields, images: Images) -> tuple[Fields, Array]:
         """The next displacement, and the similarity before it."""
         (displacement,) = state
-        pushed, similarity = self.push(displacement, images)
-        update = self.propose(pushed, self.options.step)
+        update, similarity = self.find_update(displacement, images)
         displacement = backend.of(displacement).compose(displacement, update)
         return (self.smooth(displacement),), similarity

@@ -23,6 +23,7 @@ class Progress:
         iterations: Most iterations that this level may take.
         loss: 1 minus the similarity of the level, between 0 and 1; lower is better.
         seconds: Time since the registration began.
+        plan: Grid on which the deformation ends, and the memory that all of it needs, in words.
 
     Example:
         >>> Progress("affine", 1, 3, 0, 40, 0.5, 0.1).stage
@@ -36,6 +37,7 @@ class Progress:
     iterations: int
     loss: float
     seconds: float
+    plan: str = ""
 
 
 @dataclass(frozen=True)

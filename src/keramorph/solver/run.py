@@ -13,7 +13,7 @@ import numpy as np
 from keramorph import ops
 from keramorph._typing import Array
 from keramorph.solver.config import Config
-from keramorph.solver.pyramid import Level
+from keramorph.solver.pyramid import Level, finest_spacing
 from keramorph.solver.result import LevelRecord, Progress
 from keramorph.space import Grid
 
@@ -22,6 +22,10 @@ Stage = Literal["start", "affine", "deformable"]
 
 _OVERHEAD, _REST = 1.5, 1e-6
 """Seconds for imports and reading, and per voxel for inverse and files, as measured on two cores."""
+
+_BASE, _OF_IMAGE, _OF_SOLVER = 150e6, 45, 105
+"""Bytes of memory for programs, per voxel of the fixed image, and per voxel of the grid that the deformation ends on,
+as measured with the kernels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,7 @@ class Run:
     config: Config
     listener: Listener | None
     initial: Initial | None = None
+    plan: str = ""
     began: float = field(default_factory=time.perf_counter)
     history: list[LevelRecord] = field(default_factory=list)
 
@@ -72,7 +77,7 @@ class Run:
         def notify(done: int, loss: float) -> None:
             if self.listener is not None:
                 seconds = time.perf_counter() - self.began
-                self.listener(Progress(stage, number, count, done, most, max(0.0, loss), seconds))
+                self.listener(Progress(stage, number, count, done, most, max(0.0, loss), seconds, self.plan))
 
         return notify
 
@@ -85,3 +90,15 @@ class Run:
 def estimate_rest(grid: Grid) -> float:
     """Seconds that a registration takes besides the deformation, if that ends on a grid."""
     return _OVERHEAD + _REST * math.prod(grid.shape)
+
+
+def describe_plan(image: Grid, solved: Grid) -> str:
+    """What a registration of an image is going to work on, and the memory that it needs, in words."""
+    need = _BASE + _OF_IMAGE * math.prod(image.shape) + _OF_SOLVER * math.prod(solved.shape)
+    coarser = "" if solved.shape == image.shape else f", coarser than the image's {_describe_grid(image)}"
+    return f"{_describe_grid(solved)}{coarser}; about {need / 1e9:.1f} GB of memory"
+
+
+def _describe_grid(grid: Grid) -> str:
+    spacing = finest_spacing(grid)
+    return f"{' x '.join(str(n) for n in grid.shape)} voxels of {spacing:.3g} mm"

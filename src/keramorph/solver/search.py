@@ -31,12 +31,13 @@ from keramorph.solver.motion import project
 from keramorph.solver.orientation import Orientation
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings
 from keramorph.solver.result import MetricChoice, Solution
-from keramorph.solver.run import Initial, Listener, Run, estimate_rest
+from keramorph.solver.run import Initial, Listener, Run, describe_plan, estimate_rest
 from keramorph.solver.similarity import Measure, SelfSimilarity
 from keramorph.solver.symmetric import Symmetric
 from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast, measure_loss, measure_overlap
 from keramorph.solver.unfold import unfold
 from keramorph.solver.velocity import Velocity
+from keramorph.space import Grid
 
 _ALGORITHMS: dict[Algorithm, tuple[type[Deformation], type[Deformation]]] = {
     "greedy": (Greedy, Greedy),
@@ -77,7 +78,7 @@ _WIDEST = 0.25
 _REST_SHARE = 0.6
 """Share of a time budget that all but the deformation may take before the grid is made coarser."""
 
-_SMOOTHER, _PATIENT = 1.4, 0.3
+_SMOOTHER, _PATIENT = 1.4, 0.15
 """Smoothing of an update in that of the next finer level, and tolerance of coarse levels in that of the finest: what
 they leave undone, that one has to make up for at many times the cost."""
 
@@ -132,9 +133,12 @@ def solve(
         initial = replace(initial, displacement=turns[0].straighten_field(initial.displacement))
     if known.labels is not None:
         known = replace(known, labels=_straighten(turns, known.labels))
-    found = _search(*_straighten(turns, (fixed, moving)), known, Run(config, listener, initial))
+    grid, (fixed, moving) = fixed.grid, _straighten(turns, (fixed, moving))
+    spacings = _list_spacings(fixed.grid, config)
+    run = Run(config, listener, initial, describe_plan(fixed.grid, coarsen_grid(fixed.grid, spacings[-1])))
+    found = _search(_build_levels(fixed, moving, known, spacings, config), run)
     displacement = turns[0].restore_field(found.displacement)
-    grid = fixed.grid.resize(displacement.shape[1:-1])
+    grid = grid.resize(displacement.shape[1:-1])
     return replace(found, displacement=unfold(displacement, grid, found.matrix), grid=grid)
 
 
@@ -144,9 +148,8 @@ def _straighten(turns: list[Orientation], layers: tuple[Layer, Layer]) -> tuple[
     return fixed, moving
 
 
-def _search(fixed: Layer, moving: Layer, known: Known, run: Run) -> Solution:
+def _search(levels: list[Level], run: Run) -> Solution:
     """The transform between images that are laid out straight; what folds for want of room between voxels is left."""
-    levels = _build_levels(fixed, moving, known, run.config)
     affine_levels = _pick_affine_levels(levels, run.config)
     unlike = run.config.metric in _FOR_UNLIKE
     guide = guide_by_information() if unlike else guide_by_metric(run.config)
@@ -195,20 +198,24 @@ def _deform_if_it_pays(
     return begun, {**losses, "deformable": affine}
 
 
-def _build_levels(fixed: Layer, moving: Layer, known: Known, config: Config) -> list[Level]:
-    """Both images at each spacing, coarse to fine, no finer than the largest number of voxels allows."""
-    spacings = list_spacings(fixed.grid, smallest=_SMALLEST, most=config.levels)
-    while len(spacings) > 1 and math.prod(coarsen_grid(fixed.grid, spacings[-1]).shape) > config.voxels:
+def _list_spacings(grid: Grid, config: Config) -> list[float]:
+    """Spacings of the levels, coarse to fine, no finer than the largest number of voxels, and the time, allow."""
+    spacings = list_spacings(grid, smallest=_SMALLEST, most=config.levels)
+
+    def fits(grid: Grid) -> bool:
+        in_time = not config.time_budget or _REST_SHARE * config.time_budget >= estimate_rest(grid)
+        return in_time and math.prod(grid.shape) <= config.voxels
+
+    while len(spacings) > 1 and not fits(coarsen_grid(grid, spacings[-1])):
         spacings.pop()
-    while (
-        len(spacings) > 1
-        and config.time_budget
-        and _REST_SHARE * config.time_budget < estimate_rest(coarsen_grid(fixed.grid, spacings[-1]))
-    ):
-        spacings.pop()
+    return spacings
+
+
+def _build_levels(fixed: Layer, moving: Layer, known: Known, spacings: list[float], config: Config) -> list[Level]:
+    """Both images at each spacing, and what is known beside them."""
+    layers = build_pyramid(fixed, spacings), build_pyramid(moving, spacings)
     hints = build_hints(known, spacings, config)
-    layers = zip(build_pyramid(fixed, spacings), build_pyramid(moving, spacings), spacings, hints, strict=True)
-    return [Level(*layer) for layer in layers]
+    return [Level(*each) for each in zip(*layers, spacings, hints, strict=True)]
 
 
 def _pick_affine_levels(levels: list[Level], config: Config) -> list[Level]:

@@ -60,7 +60,7 @@ class Symmetric(Deformation):
         # Both images move by the update: what separates them changes by twice as much, its square by four times.
         onward_share, backward_share = ([side] * ndim + [2.0] for side in (1.0, -1.0))
         pushed = onward * _vector(onward_share, onward) + backward * _vector(backward_share, onward)
-        update = self.propose(pushed, self.options.step / 2)
+        update = self.limit(self.blur(pushed), self.options.step / 2)
         halves = self.smooth(engine.compose(back, -update)), self.smooth(engine.compose(forth, update))
         return (*halves, *bend), (by_moving.similarity + by_fixed.similarity) / 2
 

@@ -47,8 +47,8 @@ class Velocity(Deformation):
 
     def advance(self, state: Fields, images: Images) -> tuple[Fields, Array]:
         """The next velocity, and the similarity before it."""
-        pushed, similarity = self.push(_follow(state, self._squarings), images)
-        velocity = self.smooth(state[0] + self.propose(pushed, self.options.step))
+        update, similarity = self.find_update(_follow(state, self._squarings), images)
+        velocity = self.smooth(state[0] + update)
         return (velocity, *state[1:]), similarity
 
 
