@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import scipy.linalg
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
@@ -10,7 +9,7 @@ from keramorph.errors import OptionError
 from keramorph.registration import Config, register
 from keramorph.report import describe_scores
 from keramorph.solver.affine import AffineOptions, _Problem
-from keramorph.solver.motion import Motion, _differentiate, _exponential, project
+from keramorph.solver.motion import Motion, project
 from keramorph.solver.pyramid import Layer, Level
 from keramorph.solver.similarity import LocalCorrelation
 from keramorph.space import Grid, Image
@@ -51,15 +50,6 @@ def assert_is(kind, matrix):
     np.testing.assert_allclose(linear.T @ linear, size**2 * np.eye(len(linear)), atol=1e-10)
     if kind == "rigid":
         assert size == pytest.approx(1, abs=1e-12)
-
-
-@pytest.mark.parametrize("size", [1e-3, 0.4, 3.0])
-def test_the_exponential_and_its_derivative_are_those_of_scipy(size):
-    rng = np.random.default_rng(0)
-    matrix, direction = size * rng.normal(size=(2, 3, 3))
-    np.testing.assert_allclose(_exponential(matrix), scipy.linalg.expm(matrix), rtol=1e-11, atol=1e-13)
-    expected = scipy.linalg.expm_frechet(matrix, direction, compute_expm=False)
-    np.testing.assert_allclose(_differentiate(matrix, direction), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["rigid", "similarity", "affine"])

@@ -13,10 +13,6 @@ import numpy as np
 
 Kind = Literal["rigid", "similarity", "affine"]
 
-_TERMS = 14
-_SMALL = 0.25
-"""Terms of the exponential's series, and the norm up to which they give all digits of a double."""
-
 
 def project(matrix: np.ndarray, kind: Kind, centre: np.ndarray) -> np.ndarray:
     """Return the map of a kind that is nearest to a homogeneous matrix and takes a point where that takes it.
@@ -63,14 +59,18 @@ class Motion:
         """The map `(ndim, ndim)` that parameters `(count,)` stand for."""
         if self.generators is None:
             return self.linear + parameters.reshape(self.linear.shape) / self.radius
-        return self.linear @ _exponential(self._combine(parameters))
+        from scipy.linalg import expm  # not for an affine transform, which most registrations end with
+
+        return self.linear @ expm(self._combine(parameters))
 
     def pull(self, parameters: np.ndarray, gradient: np.ndarray) -> np.ndarray:
         """Gradient to the parameters, of one to the map times the radius, `(ndim, ndim)`."""
         if self.generators is None:
             return gradient.ravel()
+        from scipy.linalg import expm_frechet
+
         here, back = self._combine(parameters), self.linear.T @ gradient
-        return np.array([np.sum(back * _differentiate(here, one)) for one in self.generators])
+        return np.array([np.sum(back * expm_frechet(here, one, compute_expm=False)) for one in self.generators])
 
     def _combine(self, parameters: np.ndarray) -> np.ndarray:
         assert self.generators is not None
@@ -85,28 +85,3 @@ def _list_generators(ndim: int, *, scaled: bool) -> np.ndarray:
         turn[one, other], turn[other, one] = -1.0, 1.0
         found.append(turn)
     return np.array([*found, np.eye(ndim)] if scaled else found)
-
-
-def _exponential(matrix: np.ndarray) -> np.ndarray:
-    """Exponential of a small square matrix, by its series and squaring."""
-    norm = np.abs(matrix).sum(axis=1).max()
-    halvings = max(0, int(np.ceil(np.log2(norm / _SMALL)))) if norm > 0 else 0
-    small = matrix / 2.0**halvings
-    total = term = np.eye(len(matrix))
-    for k in range(1, _TERMS):
-        term = term @ small / k
-        total = total + term
-    for _ in range(halvings):
-        total = total @ total
-    return total
-
-
-def _differentiate(matrix: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Derivative of the exponential at a matrix along a direction.
-
-    References:
-        Higham, Functions of Matrices, 2008, theorem 3.6, doi:10.1137/1.9780898717778.
-    """
-    ndim = len(matrix)
-    both = np.block([[matrix, direction], [np.zeros_like(matrix), matrix]])
-    return _exponential(both)[:ndim, ndim:]
