@@ -8,6 +8,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.studies.methods import METHODS
 from benchmarks.studies.robustness import ANGLES
@@ -52,8 +53,18 @@ def _draw_panels(panels: list[tuple[str, str, str, Points]]) -> plt.Figure:
         for name, (seconds, score) in points.items():
             (handles[name],) = axis.plot(seconds, score, linestyle="none", label=name, **_choose_style(name))
         axis.set(xscale="log", title=case, xlabel="seconds", ylabel=label)
-        axis.xaxis.set_major_formatter("{x:g}")
         axis.margins(x=0.15, y=0.15)
+        # A decade at least, with two labels in each: however near the programs are, no label lies on another.
+        middle = np.sqrt(np.prod(axis.get_xlim()))
+        axis.set_xlim(
+            *(
+                f(edge, side)
+                for f, edge, side in zip((min, max), axis.get_xlim(), (middle / 4, middle * 4), strict=True)
+            )
+        )
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         if not key.startswith("dice"):
             axis.set_ylim(bottom=0)
             axis.invert_yaxis()
