@@ -55,13 +55,9 @@ def _draw_panels(panels: list[tuple[str, str, str, Points]]) -> plt.Figure:
         axis.set(xscale="log", title=case, xlabel="seconds", ylabel=label)
         axis.margins(x=0.15, y=0.15)
         # A decade at least, with two labels in each: however near the programs are, no label lies on another.
-        middle = np.sqrt(np.prod(axis.get_xlim()))
-        axis.set_xlim(
-            *(
-                f(edge, side)
-                for f, edge, side in zip((min, max), axis.get_xlim(), (middle / 4, middle * 4), strict=True)
-            )
-        )
+        low, high = axis.get_xlim()
+        middle = np.sqrt(low * high)
+        axis.set_xlim(min(low, middle / 4), max(high, middle * 4))
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())

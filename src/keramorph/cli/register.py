@@ -89,10 +89,10 @@ def register(
     The folder gets the moved image, the transform from fixed to moving points and its inverse (ITK, LPS, millimetres),
     a summary in numbers and a report to look at.
     """
-    given: dict[str, Any] = {"seed": seed, "time_budget": time_budget, "search": False if already_aligned else None}
+    asked: dict[str, Any] = {"seed": seed, "time_budget": time_budget, "search": False if already_aligned else None}
     chosen = {"metric": metric, "transform": transform, "algorithm": algorithm}
-    given |= {name: choice and choice.value for name, choice in chosen.items()}
-    changes = {name: value for name, value in given.items() if value is not None}
+    asked |= {name: choice and choice.value for name, choice in chosen.items()}
+    changes = {name: value for name, value in asked.items() if value is not None}
     engine = f"{engine}:{device}" if device else engine
     if print_config:
         return _print_parameters(_read_parameters(preset, config, changes))
@@ -110,7 +110,7 @@ def register(
 
         parameters = _read_parameters(preset, config, changes)
         backend.set_threads(threads)
-        given = {"masks": (fixed_mask, moving_mask), "initial": initial, "engine": engine}
+        given: dict[str, Any] = {"masks": (fixed_mask, moving_mask), "initial": initial, "engine": engine}
         start = time.perf_counter()
         with show_registration(quiet=quiet) as progress:
             scans = (_add_hints(image, k, hints) for k, image in enumerate((fixed, moving)))

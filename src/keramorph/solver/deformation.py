@@ -78,8 +78,7 @@ class Deformation(ABC):
         self.update_width = smoothing_width(options.update_smoothing * spacing, grid)
         self.field_width = smoothing_width(options.field_smoothing * spacing, grid)
         # Steps are as long in every direction in units of the spacing, whatever the voxels.
-        self.to_units = grid.matrix / spacing
-        self.from_units = np.linalg.inv(self.to_units)
+        self.from_units = np.linalg.inv(grid.matrix / spacing)
         self.linear = self.map[:ndim, :ndim]
         self.follower = Follower(level, matrix)
 

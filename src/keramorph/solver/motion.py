@@ -14,6 +14,21 @@ import numpy as np
 Kind = Literal["rigid", "similarity", "affine"]
 
 
+def find_rotation(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rotation nearest to a square matrix, and the matrix's singular values.
+
+    The last, smallest one is negative where the matrix mirrors.
+
+    References:
+        Umeyama, Least-squares estimation of transformation parameters between two point patterns, 1991,
+        doi:10.1109/34.88573.
+    """
+    left, sizes, right = np.linalg.svd(matrix)
+    signs = np.ones(len(matrix))
+    signs[-1] = np.sign(np.linalg.det(left @ right))
+    return (left * signs) @ right, sizes * signs
+
+
 def project(matrix: np.ndarray, kind: Kind, centre: np.ndarray) -> np.ndarray:
     """Return the map of a kind that is nearest to a homogeneous matrix and takes a point where that takes it.
 
@@ -21,20 +36,13 @@ def project(matrix: np.ndarray, kind: Kind, centre: np.ndarray) -> np.ndarray:
         matrix: `(ndim + 1, ndim + 1)`, a mirrored one too: no kind but the affine mirrors.
         kind: What the result shall be.
         centre: The point, `(ndim,)`.
-
-    References:
-        Umeyama, Least-squares estimation of transformation parameters between two point patterns, 1991,
-        doi:10.1109/34.88573.
     """
     if kind == "affine":
         return matrix
     ndim = len(centre)
-    left, sizes, right = np.linalg.svd(matrix[:ndim, :ndim])
-    signs = np.ones(ndim)
-    signs[-1] = np.sign(np.linalg.det(left @ right))
-    linear = (left * signs) @ right
+    linear, sizes = find_rotation(matrix[:ndim, :ndim])
     if kind == "similarity":
-        linear = linear * np.mean(sizes * signs)
+        linear = linear * np.mean(sizes)
     result = np.eye(ndim + 1)
     result[:ndim, :ndim] = linear
     result[:ndim, ndim] = matrix[:ndim, :ndim] @ centre + matrix[:ndim, ndim] - linear @ centre

@@ -48,7 +48,7 @@ class Initial:
 
 @dataclass
 class Run:
-    """What the stages share: the parameters, the listener, where to start, the clock and the history."""
+    """What the stages share: the parameters, the listener, where to start, the plan, the clock and the history."""
 
     config: Config
     listener: Listener | None

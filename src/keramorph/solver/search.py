@@ -134,7 +134,7 @@ def solve(
     if known.labels is not None:
         known = replace(known, labels=_straighten(turns, known.labels))
     grid, (fixed, moving) = fixed.grid, _straighten(turns, (fixed, moving))
-    spacings = _list_spacings(fixed.grid, config)
+    spacings = _pick_spacings(fixed.grid, config)
     run = Run(config, listener, initial, describe_plan(fixed.grid, coarsen_grid(fixed.grid, spacings[-1])))
     found = _search(_build_levels(fixed, moving, known, spacings, config), run)
     displacement = turns[0].restore_field(found.displacement)
@@ -198,7 +198,7 @@ def _deform_if_it_pays(
     return begun, {**losses, "deformable": affine}
 
 
-def _list_spacings(grid: Grid, config: Config) -> list[float]:
+def _pick_spacings(grid: Grid, config: Config) -> list[float]:
     """Spacings of the levels, coarse to fine, no finer than the largest number of voxels, and the time, allow."""
     spacings = list_spacings(grid, smallest=_SMALLEST, most=config.levels)
 
@@ -234,7 +234,8 @@ def _count_small(levels: list[Level]) -> int:
 def _deform(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
     """Displacement on the finest level's grid, in its voxels."""
     (coarse, finest), doubt = _ALGORITHMS[run.config.algorithm], 1.0
-    fields, bent = coarse.begin(run.begin(levels[0]), bent=run.bend() is not None), run.config.metric in _LINEAR
+    fields = coarse.begin(run.begin(levels[0]), bent=run.bend() is not None)
+    matching = run.config.metric in _LINEAR
     deadline = run.deadline(levels[-1].fixed.grid)
     for number, level in enumerate(levels, start=1):
         began = time.perf_counter()
@@ -242,9 +243,9 @@ def _deform(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
             fields = tuple(ops.resize_displacement(field, shape=level.fixed.grid.shape) for field in fields)
         if began > deadline:
             continue
-        if bent and number > 1:
+        if matching and number > 1:
             matched = match_histograms(level, matrix, coarse.to_displacement(fields))
-            level, bent = matched, matched is not level
+            level, matching = matched, matched is not level
         options = replace(_set_deformation(level, len(levels) - number, doubt, run.config), deadline=deadline)
         notify = run.notifier("deformable", number, len(levels), options.iterations)
         algorithm = finest if number == len(levels) else coarse

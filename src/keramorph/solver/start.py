@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from keramorph.solver.mapping import to_numpy
+from keramorph.solver.motion import find_rotation
 from keramorph.solver.pyramid import Layer, Level
 from keramorph.space import Grid
 
@@ -68,12 +69,10 @@ def start_at_landmarks(level: Level) -> list[np.ndarray]:
     fixed, moving = level.hints.landmarks
     ndim = fixed.shape[1]
     middle, aim = fixed.mean(axis=0), moving.mean(axis=0)
-    left, spread, right = np.linalg.svd((moving - aim).T @ (fixed - middle))
+    turn, spread = find_rotation((moving - aim).T @ (fixed - middle))
     if len(fixed) < ndim or spread[ndim - 2] < _THIN * spread[0]:
         return [_join(np.eye(ndim), middle, aim)]
-    signs = np.ones(ndim)
-    signs[-1] = np.sign(np.linalg.det(left @ right))
-    return [_join((left * signs) @ right, middle, aim)]
+    return [_join(turn, middle, aim)]
 
 
 def _list_turns(ndim: int) -> np.ndarray:
