@@ -37,11 +37,16 @@ def match(level):
     return match_histograms(level, np.eye(4), level.still())
 
 
+def ease(moving, matched):
+    """What is left of a full match: six tenths of the way to it from the nearest line."""
+    return 0.6 * matched + 0.4 * np.polyval(np.polyfit(moving.ravel(), matched.ravel(), 1), moving)
+
+
 @pytest.mark.parametrize("engine", ["numpy", "torch"])
 def test_a_bent_contrast_is_straightened(engine):
     fixed = texture(0)
     matched = match(level_of(fixed, fixed**0.4, engine=engine)).moving.values
-    np.testing.assert_allclose(np.asarray(matched)[0, ..., 0], fixed, atol=0.015)
+    np.testing.assert_allclose(np.asarray(matched)[0, ..., 0], ease(fixed**0.4, fixed), atol=0.01)
 
 
 def test_the_result_is_that_of_simpleitk():
@@ -51,8 +56,8 @@ def test_the_result_is_that_of_simpleitk():
     expected = sitk.GetArrayFromImage(sitk.HistogramMatching(*images, 1024, 1000, False))
     # The two end otherwise: SimpleITK draws a line through the last match point.
     inner = (fixed > np.percentile(fixed, 1)) & (fixed < np.percentile(fixed, 99))
-    np.testing.assert_allclose(matched[inner], expected[inner], atol=0.01)
-    assert np.abs(matched - moving).max() > 0.1
+    np.testing.assert_allclose(matched[inner], ease(moving, expected)[inner], atol=0.01)
+    assert np.abs(matched - expected).max() > 0.03
 
 
 def test_images_of_one_contrast_are_left_alone():
@@ -77,9 +82,10 @@ def test_what_is_masked_out_or_outside_has_no_say():
 def test_the_images_are_compared_where_the_transform_lays_them():
     fixed = texture(0)
     fixed[:12] *= 0.2
+    overlap = np.roll(fixed, 12, axis=0)[12:]
     moving = np.roll(fixed, 12, axis=0) ** 0.4
     level = level_of(fixed, moving)
     shift = np.eye(4)
     shift[2, 3] = 12
     matched = match_histograms(level, shift, level.still()).moving.values[0, ..., 0]
-    np.testing.assert_allclose(matched[12:], np.roll(fixed, 12, axis=0)[12:], atol=0.01)
+    np.testing.assert_allclose(matched[12:], ease(overlap**0.4, overlap), atol=0.01)

@@ -18,6 +18,9 @@ _MIDDLES = (np.arange(_BINS) + 0.5) / _BINS
 _CLEARLY = 0.95
 """What the matched image may leave unexplained of the fixed one, as a share of what a straight line would."""
 
+_TRUST = 0.6
+"""How far a curve is followed, from the line nearest to it."""
+
 
 def match_histograms(level: Level, matrix: np.ndarray, displacement: Array) -> Level:
     """Return the level with the moving image's histogram made that of the fixed one, where that brings them nearer.
@@ -25,7 +28,8 @@ def match_histograms(level: Level, matrix: np.ndarray, displacement: Array) -> L
     A wide window of the local correlation takes one image for a linear function of the other. Scanners, stains and
     exposures bend that line: here it is made straight, by the one rising curve that takes the quantiles of the
     moving image to those of the fixed one. Unlike the mean of the fixed image at each moving intensity, the curve is
-    not flattened by what is not aligned yet. Where the curve explains hardly more than a line it is left out.
+    not flattened by what is not aligned yet; but tissues of which one image holds more bend it too, so that it is
+    followed a part of the way. Where the curve explains hardly more than a line it is left out.
 
     Args:
         level: Both images at one spacing, values in [0, 1].
@@ -45,7 +49,7 @@ def match_histograms(level: Level, matrix: np.ndarray, displacement: Array) -> L
     straight, bent = (_measure_rest(joint, values) for values in (_MIDDLES, curve))
     if bent > _CLEARLY * straight:
         return level
-    values = np.interp(to_numpy(moving.values), _MIDDLES, curve)
+    values = np.interp(to_numpy(moving.values), _MIDDLES, _ease(joint.sum(axis=1), curve))
     return replace(level, moving=replace(moving, values=to_engine(values, moving.values)))
 
 
@@ -69,6 +73,14 @@ def _accumulate(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The middles of the bins that hold anything, and the share below each."""
     there = histogram > 0
     return _MIDDLES[there], (np.cumsum(histogram) - histogram / 2)[there]
+
+
+def _ease(moved: np.ndarray, curve: np.ndarray) -> np.ndarray:
+    """The curve, straightened as far as it is not trusted: towards the line nearest to it where the moved bins hold."""
+    mean, height = moved @ _MIDDLES, moved @ curve
+    away = _MIDDLES - mean
+    line = height + away * ((moved @ (away * curve)) / max(moved @ away**2, 1e-30))
+    return _TRUST * curve + (1 - _TRUST) * line
 
 
 def _measure_rest(joint: np.ndarray, moved: np.ndarray) -> float:
