@@ -34,13 +34,13 @@ def match_histograms(level: Level, matrix: np.ndarray, displacement: Array) -> L
     Args:
         level: Both images at one spacing, values in [0, 1].
         matrix: Homogeneous matrix in millimetres, applied after the displacement.
-        displacement: `(1, *spatial, ndim)` in voxels of the level's fixed grid, by which the images overlap.
+        displacement: `(1, *spatial, ndim)` in voxels of its grid at the level, by which the images overlap.
 
     References:
         Nyul and Udupa, On standardizing the MR image intensity scale, 1999,
         doi:10.1002/(SICI)1522-2594(199912)42:6<1072::AID-MRM11>3.0.CO;2-M.
     """
-    fixed, moving = level.fixed, level.moving
+    fixed, moving = level.bearer.fixed, level.bearer.moving
     positions, inside = locate(voxel_matrix(matrix, fixed.grid, moving.grid), displacement, moving.grid.shape)
     moved = backend.of(positions).sample(moving.values, positions)
     weight = weigh(fixed.mask, moving.mask, positions, inside)
@@ -49,8 +49,10 @@ def match_histograms(level: Level, matrix: np.ndarray, displacement: Array) -> L
     straight, bent = (_measure_rest(joint, values) for values in (_MIDDLES, curve))
     if bent > _CLEARLY * straight:
         return level
-    values = np.interp(to_numpy(moving.values), _MIDDLES, _ease(joint.sum(axis=1), curve))
-    return replace(level, moving=replace(moving, values=to_engine(values, moving.values)))
+    eased = to_engine(_ease(joint.sum(axis=1), curve)[None, :, None], moving.values)
+    values = level.moving.values
+    matched = backend.of(values).sample(eased, backend.of(values).xp.reshape(values, (1, -1, 1)) * _BINS - 0.5)
+    return replace(level, moving=replace(level.moving, values=backend.of(values).xp.reshape(matched, values.shape)))
 
 
 def _count(moved: np.ndarray, fixed: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -43,20 +43,20 @@ class Symmetric(Deformation):
     def gather(self) -> Images:
         """What every iteration reads: of the fixed image all of it, for it moves too."""
         fixed, moving = self.level.fixed, self.level.moving
-        return Images(fixed.values, moving.values, fixed.mask, moving.mask, self.follower.gather())
+        return Images(fixed.values, None, moving.values, fixed.mask, moving.mask, self.follower.gather())
 
     def advance(self, state: Fields, images: Images) -> tuple[Fields, Array]:
         """The next two halves, and the similarity before them."""
         back, forth, *bend = state
         engine, ndim = backend.of(back), self.level.fixed.grid.ndim
         there = engine.compose(bend[0], forth) if bend else forth
-        fixed, fixed_slope, fixed_weight = _read(images.known, images.fixed_mask, np.eye(ndim + 1), back)
+        fixed, fixed_slope, fixed_weight = _read(images.fixed, images.fixed_mask, np.eye(ndim + 1), back)
         moving, moving_slope, moving_weight = _read(images.moving, images.moving_mask, self.map, there)
         measure, weight = self.options.similarity, fixed_weight * moving_weight
         by_moving = measure.compare(measure.prepare(fixed), moving, weight)
         by_fixed = measure.compare(measure.prepare(moving), fixed, weight)
-        onward = self.weigh_slope(moving_slope, by_moving, self.linear)
-        backward = self.weigh_slope(fixed_slope, by_fixed, np.eye(ndim))
+        onward = self.weigh_slope(moving_slope, by_moving, self.per_unit)
+        backward = self.weigh_slope(fixed_slope, by_fixed, self.from_units)
         # Both images move by the update: what separates them changes by twice as much, its square by four times.
         onward_share, backward_share = ([side] * ndim + [2.0] for side in (1.0, -1.0))
         pushed = onward * _vector(onward_share, onward) + backward * _vector(backward_share, onward)
