@@ -107,11 +107,18 @@ def test_axes_permuted_and_flipped_change_no_physical_answer():
     assert np.abs(one.apply_points(points) - other.apply_points(points)).max() < 0.01
 
 
-@pytest.mark.parametrize(("voxels", "expected"), [(10_000_000, "64 x 52 voxels of 1 mm;"), (1000, "coarser than")])
-def test_progress_tells_the_grid_and_the_memory_from_the_start(voxels, expected):
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, "64 x 52 voxels of 1 mm;"),
+        ({"voxels": 1000}, "coarser than"),
+        ({"field_voxels": 1000}, "64 x 52 voxels of 1 mm, bent by 32 x 34 vectors;"),
+    ],
+)
+def test_progress_tells_the_grid_and_the_memory_from_the_start(limits, expected):
     phantom, fixed_grid, moving_grid = unequal_pair(2)
     plans = []
-    config = Config(iterations=1, affine_iterations=1, voxels=voxels)
+    config = Config(iterations=1, affine_iterations=1, **limits)
     pair = phantom.picture(fixed_grid), phantom.picture(moving_grid)
     result = register(*pair, config=config, progress=lambda at: plans.append(at.plan))
     assert len(set(plans)) == 1

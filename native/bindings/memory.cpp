@@ -13,8 +13,8 @@
 namespace keramorph {
 namespace {
 
-// A gradient step has a handful of outputs alive at a time; more would only hoard.
-constexpr std::size_t most_buffers = 6;
+// An iteration of the solver has about as many outputs alive in turn; more would only hoard.
+constexpr std::size_t most_buffers = 12;
 constexpr std::int64_t most_bytes = std::int64_t{512} << 20;
 // Of the system's large pages.
 constexpr std::int64_t granule = std::int64_t{2} << 20;

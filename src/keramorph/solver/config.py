@@ -96,8 +96,8 @@ class Config:
     landmark_weight: float = 0.01
     label_weight: float = 1.0
     strain_weight: float = 0.05
-    voxels: int = 10_000_000
-    field_voxels: int = 2_000_000
+    voxels: int = 20_000_000
+    field_voxels: int = 700_000
     work: int = 60_000_000
     time_budget: float = 0.0
     search: bool = True

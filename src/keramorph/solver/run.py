@@ -23,9 +23,9 @@ Stage = Literal["start", "affine", "deformable"]
 _OVERHEAD, _REST = 1.5, 1e-6
 """Seconds for imports and reading, and per voxel for inverse and files, as measured on two cores."""
 
-_BASE, _OF_IMAGE, _OF_SOLVER = 150e6, 45, 105
-"""Bytes of memory for programs, per voxel of the fixed image, and per voxel of the grid that the deformation ends on,
-as measured with the kernels."""
+_BASE, _OF_IMAGE, _OF_FIELD = 150e6, 40, 105
+"""Bytes of memory for programs, per voxel of the fixed image, and per vector of the displacement in the end, as
+measured with the kernels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +92,19 @@ def estimate_rest(grid: Grid) -> float:
     return _OVERHEAD + _REST * math.prod(grid.shape)
 
 
-def describe_plan(image: Grid, solved: Grid) -> str:
-    """What a registration of an image is going to work on, and the memory that it needs, in words."""
-    need = _BASE + _OF_IMAGE * math.prod(image.shape) + _OF_SOLVER * math.prod(solved.shape)
+def describe_plan(image: Grid, finest: Level) -> str:
+    """What a registration of an image is going to end on, and the memory that it needs, in words."""
+    solved, field = finest.fixed.grid, finest.field_grid
+    need = _BASE + _OF_IMAGE * math.prod(image.shape) + _OF_FIELD * math.prod(field.shape)
     coarser = "" if solved.shape == image.shape else f", coarser than the image's {_describe_grid(image)}"
-    return f"{_describe_grid(solved)}{coarser}; about {need / 1e9:.1f} GB of memory"
+    bent = "" if field.shape == solved.shape else f", bent by {_describe_shape(field)} vectors"
+    return f"{_describe_grid(solved)}{coarser}{bent}; about {need / 1e9:.1f} GB of memory"
 
 
 def _describe_grid(grid: Grid) -> str:
     spacing = finest_spacing(grid)
-    return f"{' x '.join(str(n) for n in grid.shape)} voxels of {spacing:.3g} mm"
+    return f"{_describe_shape(grid)} voxels of {spacing:.3g} mm"
+
+
+def _describe_shape(grid: Grid) -> str:
+    return " x ".join(str(n) for n in grid.shape)

@@ -66,18 +66,17 @@ class BlockCorrelation:
         engine = backend.of(sums.moments)
         xp, ndim = engine.xp, (sums.pushes.shape[-1] - 1) // 3
 
-        def correlate(*arrays: Array) -> tuple[Array, Array]:
-            moments, weight, share, mean, variance, contrast = arrays
-            moments = moments * share
-            moved_mean = moments[..., :1]
-            moved_variance = noisy_variance(xp, moments[..., 1:2], moved_mean)
-            covariance = moments[..., 2:] - moved_mean * mean
+        def correlate(moments: Array, *others: Array) -> tuple[Array, Array]:
+            weight, share, mean, variance, contrast = (other[..., 0] for other in others)
+            moved_mean, square, product = (part * share for part in xp.unstack(moments))
+            moved_variance = noisy_variance(xp, square, moved_mean)
+            covariance = product - moved_mean * mean
             covariance = xp.where(covariance < 0, covariance - NOISE**2, covariance + NOISE**2)
             weight = weight * contrast
             to_fixed = weight * share * covariance / (variance * moved_variance)
             to_moved = to_fixed * covariance / moved_variance
             maps = [to_fixed, to_moved, to_fixed * mean - to_moved * moved_mean, weight * share / moved_variance]
-            return xp.concatenate(maps, axis=-1), xp.concatenate([weight, to_moved * moved_variance / share], axis=-1)
+            return xp.stack(maps, axis=-1), xp.stack([weight, to_moved * moved_variance / share], axis=-1)
 
         def add(sums: Array, pushes: Array) -> Array:
             parts = xp.unstack(pushes)
