@@ -20,7 +20,7 @@ from keramorph.ops.vectors import multiply_components, sum_products
 from keramorph.solver.hints import Follower, Gathered
 from keramorph.solver.mapping import locate, voxel_matrix, weigh
 from keramorph.solver.pyramid import Level, smoothing_width
-from keramorph.solver.similarity import Comparison, Similarity
+from keramorph.solver.similarity import Comparison, Similarity, compare_channels, count_channels, split_channels
 
 _PATIENCE = 10
 """Iterations over which the gain is measured."""
@@ -52,10 +52,10 @@ class DeformationOptions:
 
 
 class Images(NamedTuple):
-    """What an iteration reads and never changes."""
+    """What an iteration reads and never changes; `known`, what is prepared of them, and `moving` channel by channel."""
 
-    known: Any
-    moving: Array
+    known: tuple
+    moving: tuple[Array, ...]
     fixed_mask: Array | None
     moving_mask: Array | None
     hints: Gathered
@@ -81,6 +81,7 @@ class Deformation(ABC):
         self.from_units = np.linalg.inv(grid.matrix / spacing)
         self.linear = self.map[:ndim, :ndim]
         self.follower = Follower(level, matrix)
+        self.channels = count_channels(options.similarity, level.fixed.values, level.fixed.mask)
 
     @staticmethod
     def begin(displacement: Array, *, bent: bool) -> Fields:
@@ -107,27 +108,38 @@ class Deformation(ABC):
     def gather(self) -> Images:
         """What every iteration reads."""
         fixed, moving = self.level.fixed, self.level.moving
-        known, hints = self.options.similarity.prepare(fixed.values), self.follower.gather()
-        return Images(known, moving.values, fixed.mask, moving.mask, hints)
+        known = tuple(self.options.similarity.prepare(channel) for channel in split_channels(fixed.values))
+        return Images(known, split_channels(moving.values), fixed.mask, moving.mask, self.follower.gather())
 
     def push(self, displacement: Array, images: Images) -> tuple[Array, Array]:
         """Force and stiffness `(1, *spatial, ndim + 1)` at each voxel, and the similarity less what hints cost."""
-        slope, result, (extra, cost) = self._compare(displacement, images)
-        pushed = self.weigh_slope(slope, result, self.linear)
-        return pushed if extra is None else pushed + extra, result.similarity - cost
+        slopes, results, (extra, cost) = self._compare(displacement, images)
+        pushed = self.weigh_slopes(slopes, results, self.linear)
+        similarity = sum(result.similarity for result in results)
+        return pushed if extra is None else pushed + extra, similarity - cost
 
-    def _compare(self, displacement: Array, images: Images) -> tuple[Array, Comparison, tuple[Array | None, Any]]:
-        """The moved image's slope, how it compares, and what hints add; all else is let go of."""
+    def _compare(
+        self, displacement: Array, images: Images
+    ) -> tuple[list[Array], list[Comparison], tuple[Array | None, Any]]:
+        """The moved channels' slopes, how they compare, and what hints add; all else is let go of."""
         positions, inside = locate(self.map, displacement, self.level.moving.grid.shape)
-        moved, slope = backend.of(displacement).sample_with_derivative(images.moving, positions)
+        moved, slopes = read_channels(images.moving, positions)
         weight = weigh(images.fixed_mask, images.moving_mask, positions, inside)
         added = self.follower.follow(images.hints, displacement, positions, weight, self._push_channel)
         del positions, inside
-        return slope[..., 0, :], self.options.similarity.compare(images.known, moved, weight), added
+        results = compare_channels(self.options.similarity, images.known, moved, weight, count=self.channels)
+        return slopes, list(results), added
 
     def _push_channel(self, slope: Array, result: Comparison) -> Array:
         """Force and stiffness that one channel of the moving image makes by its slope."""
         return self.weigh_slope(slope, result, self.linear)
+
+    def weigh_slopes(self, slopes: list[Array], results: list[Comparison], linear: np.ndarray) -> Array:
+        """Force and stiffness that all channels of an image make, see `weigh_slope`."""
+        pushed = self.weigh_slope(slopes[0], results[0], linear)
+        for slope, result in zip(slopes[1:], results[1:], strict=True):
+            pushed = pushed + self.weigh_slope(slope, result, linear)
+        return pushed
 
     def weigh_slope(self, slope: Array, result: Comparison, linear: np.ndarray) -> Array:
         """Force, in units of the spacing, and stiffness: `(1, *spatial, ndim + 1)`.
@@ -179,6 +191,12 @@ class Deformation(ABC):
     def smooth(self, field: Array) -> Array:
         """The field, as smooth as each level keeps it."""
         return backend.of(field).gaussian(field, sigma=self.field_width)
+
+
+def read_channels(channels: tuple[Array, ...], positions: Array) -> tuple[list[Array], list[Array]]:
+    """Each channel at positions, `(1, *spatial, 1)`, and its slope there, `(1, *spatial, ndim)`."""
+    read = [backend.of(positions).sample_with_derivative(channel, positions) for channel in channels]
+    return [values for values, _ in read], [slope[..., 0, :] for _, slope in read]
 
 
 def deform(

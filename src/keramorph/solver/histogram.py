@@ -23,7 +23,7 @@ _TRUST = 0.6
 
 
 def match_histograms(level: Level, matrix: np.ndarray, displacement: Array) -> Level:
-    """Return the level with the moving image's histogram made that of the fixed one, where that brings them nearer.
+    """Return the level with the moving histogram of each channel made the fixed one, where that brings them nearer.
 
     A wide window of the local correlation takes one image for a linear function of the other. Scanners, stains and
     exposures bend that line: here it is made straight, by the one rising curve that takes the quantiles of the
@@ -42,15 +42,27 @@ def match_histograms(level: Level, matrix: np.ndarray, displacement: Array) -> L
     """
     fixed, moving = level.fixed, level.moving
     positions, inside = locate(voxel_matrix(matrix, fixed.grid, moving.grid), displacement, moving.grid.shape)
-    moved = backend.of(positions).sample(moving.values, positions)
-    weight = weigh(fixed.mask, moving.mask, positions, inside)
-    joint = _count(to_numpy(moved), to_numpy(fixed.values), to_numpy(weight))
+    moved = to_numpy(backend.of(positions).sample(moving.values, positions))
+    weight = to_numpy(weigh(fixed.mask, moving.mask, positions, inside))
+    given, shown = to_numpy(moving.values), to_numpy(fixed.values)
+    changed = [
+        _match(given[..., k], moved[..., k], shown[..., k], weight[..., min(k, weight.shape[-1] - 1)])
+        for k in range(given.shape[-1])
+    ]
+    if all(channel is None for channel in changed):
+        return level
+    values = np.stack([given[..., k] if new is None else new for k, new in enumerate(changed)], axis=-1)
+    return replace(level, moving=replace(moving, values=to_engine(values, moving.values)))
+
+
+def _match(given: np.ndarray, moved: np.ndarray, fixed: np.ndarray, weight: np.ndarray) -> np.ndarray | None:
+    """A channel of the moving image with the fixed one's histogram, float32; None where that helps little."""
+    joint = _count(moved, fixed, weight)
     curve = _draw_curve(joint)
     straight, bent = (_measure_rest(joint, values) for values in (_MIDDLES, curve))
     if bent > _CLEARLY * straight:
-        return level
-    values = np.interp(to_numpy(moving.values), _MIDDLES, _ease(joint.sum(axis=1), curve))
-    return replace(level, moving=replace(moving, values=to_engine(values, moving.values)))
+        return None
+    return np.interp(given, _MIDDLES, _ease(joint.sum(axis=1), curve)).astype(np.float32)
 
 
 def _count(moved: np.ndarray, fixed: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -24,8 +24,9 @@ _OVERHEAD, _REST = 1.5, 1e-6
 """Seconds for imports and reading, and per voxel for inverse and files, as measured on two cores."""
 
 _BASE, _OF_IMAGE, _OF_SOLVER = 150e6, 45, 105
-"""Bytes of memory for programs, per voxel of the fixed image, and per voxel of the grid that the deformation ends on,
-as measured with the kernels."""
+_MORE_OF_IMAGE, _MORE_OF_SOLVER = 25, 50
+"""Bytes of memory for programs, per voxel of the fixed image, and per voxel of the grid that the deformation ends on;
+and per voxel of these for each channel but the first; as measured with the kernels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +93,10 @@ def estimate_rest(grid: Grid) -> float:
     return _OVERHEAD + _REST * math.prod(grid.shape)
 
 
-def describe_plan(image: Grid, solved: Grid) -> str:
+def describe_plan(image: Grid, solved: Grid, channels: int) -> str:
     """What a registration of an image is going to work on, and the memory that it needs, in words."""
-    need = _BASE + _OF_IMAGE * math.prod(image.shape) + _OF_SOLVER * math.prod(solved.shape)
+    of_image, of_solver = _OF_IMAGE + (channels - 1) * _MORE_OF_IMAGE, _OF_SOLVER + (channels - 1) * _MORE_OF_SOLVER
+    need = _BASE + of_image * math.prod(image.shape) + of_solver * math.prod(solved.shape)
     coarser = "" if solved.shape == image.shape else f", coarser than the image's {_describe_grid(image)}"
     return f"{_describe_grid(solved)}{coarser}; about {need / 1e9:.1f} GB of memory"
 

@@ -100,8 +100,8 @@ def solve(
     """Return the transform that lays the moving image on the fixed one.
 
     Args:
-        fixed: Fixed image `(1, *spatial, 1)` in [0, 1], float32 of any engine.
-        moving: Moving image, of the same engine.
+        fixed: Fixed image `(1, *spatial, channels)` in [0, 1], float32 of any engine.
+        moving: Moving image, of the same engine and with as many channels, each compared with the fixed one.
         config: Parameters.
         known: What is known beside the images.
         initial: Where to start; None to look for a start.
@@ -135,7 +135,8 @@ def solve(
         known = replace(known, labels=_straighten(turns, known.labels))
     grid, (fixed, moving) = fixed.grid, _straighten(turns, (fixed, moving))
     spacings = _pick_spacings(fixed.grid, config)
-    run = Run(config, listener, initial, describe_plan(fixed.grid, coarsen_grid(fixed.grid, spacings[-1])))
+    plan = describe_plan(fixed.grid, coarsen_grid(fixed.grid, spacings[-1]), fixed.values.shape[-1])
+    run = Run(config, listener, initial, plan)
     found = _search(_build_levels(fixed, moving, known, spacings, config), run)
     displacement = turns[0].restore_field(found.displacement)
     grid = grid.resize(displacement.shape[1:-1])
