@@ -283,6 +283,12 @@ def test_every_algorithm_bends_by_all_channels(options):
     )
 
 
+def test_blocks_of_voxels_bend_by_all_channels():
+    phantom, fixed, moving = half_pair()
+    config = Config(field_voxels=1000)
+    assert miss(phantom, register(fixed, moving, config=config)) < 0.7
+
+
 @pytest.mark.parametrize("metric", ["mse", "ngf", "mind"])
 def test_every_metric_compares_all_channels(metric):
     phantom, fixed, moving = half_pair()

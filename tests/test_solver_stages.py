@@ -182,7 +182,7 @@ def test_an_update_is_the_smoothed_step_of_a_naive_formula(shape, make_array):
     slope = rng.normal(size=(1, *shape, ndim)).astype(np.float32)
     derivative, curvature = (rng.random((1, *shape, 1)).astype(np.float32) for _ in range(2))
     comparison = Comparison(0.5, make_array(derivative), make_array(curvature))
-    pushed = deformation.weigh_slope(make_array(slope), comparison, deformation.linear)
+    pushed = deformation.weigh_slope(make_array(slope), comparison, deformation.per_unit)
     update = deformation.limit(deformation.blur(pushed), options.step)
     # From the displacement in units of 1 mm to the voxels that the moving image is read at.
     along = slope @ (np.linalg.inv(grid.affine) @ matrix @ grid.affine)[:ndim, :ndim] @ np.linalg.inv(grid.matrix)

@@ -294,6 +294,52 @@ void push(const VolumePlan& plan, const std::vector<double>& matrix, nb::handle 
   keramorph::push(plan.volume, matrix.data(), along.get(), first.get(), second.get(), to.get());
 }
 
+// Matrices, shifts and shapes of `add_blocks`, from the Python side.
+struct BlockPlan {
+  VolumePlan plan;
+  Shape blocks, shape;
+  std::vector<double> matrix, bend, to_push;
+  std::int64_t vectors = 1, moving = 1;
+
+  BlockPlan(const VolumePlan& plan_, Shape blocks_, Shape shape_, std::vector<double> matrix_, std::vector<double> bend_,
+            std::vector<double> to_push_)
+      : plan(plan_), blocks(std::move(blocks_)), shape(std::move(shape_)), matrix(std::move(matrix_)),
+        bend(std::move(bend_)), to_push(std::move(to_push_)) {
+    const int ndim = plan.volume.ndim;
+    if (plan.volume.channels != 1) refuse("a fixed image of one channel is expected");
+    const auto counts = per_axis<std::int64_t>(plan, blocks, 1), sizes = per_axis<std::int64_t>(plan, shape, 1);
+    need_entries(plan, matrix, ndim + 1);
+    need_entries(plan, bend, ndim);
+    need_entries(plan, to_push, ndim);
+    for (int d = 0; d < ndim; ++d) {
+      if (counts[d] < 1 || counts[d] > plan.volume.size[d]) refuse("from one block to one per voxel are expected");
+      if (sizes[d] < 1) refuse("a moving image of at least one voxel is expected");
+      vectors *= counts[d];
+    }
+    Shape whole{plan.volume.batch};
+    whole.insert(whole.end(), shape.begin(), shape.end());
+    moving = count_elements(whole);
+  }
+};
+
+void add_blocks(const BlockPlan& plan, nb::handle fixed, nb::handle fixed_mask,
+                nb::handle moving, nb::handle moving_mask, nb::handle displacement, nb::handle moments,
+                nb::handle weights, nb::handle pushes) {
+  const Volume& volume = plan.plan.volume;
+  const std::int64_t ndim = volume.ndim, count = volume.batch * plan.vectors;
+  const Data still = plan.plan.read(fixed), moved(moving, plan.moving, volume.type, false),
+             field(displacement, count * ndim, volume.type, false), first(moments, count * 3, volume.type, true),
+             second(weights, count, volume.type, true), third(pushes, count * (3 * ndim + 1), volume.type, true);
+  const auto still_mask = read_optional(fixed_mask, plan.plan.count, volume.type, false),
+             moved_mask = read_optional(moving_mask, plan.moving, volume.type, false);
+  const keramorph::Blocks call{plan.blocks.data(), plan.shape.data(), plan.matrix.data(), plan.bend.data(),
+                               plan.to_push.data(), still.get(),
+                               address_of(still_mask), moved.get(), address_of(moved_mask), field.get(),
+                               first.get(), second.get(), third.get()};
+  nb::gil_scoped_release release;
+  keramorph::add_blocks(volume, call);
+}
+
 void limit(const VolumePlan& plan, const std::vector<double>& matrix, double damping, double most, nb::handle pushed,
            nb::handle update) {
   const std::int64_t vectors = count_vectors(plan);
@@ -350,4 +396,8 @@ NB_MODULE(_native, module) {
   module.def("locate", &locate);
   module.def("push", &push);
   module.def("limit", &limit);
+  nb::class_<BlockPlan>(module, "BlockPlan")
+      .def(nb::init<const VolumePlan&, Shape, Shape, std::vector<double>, std::vector<double>, std::vector<double>>());
+  module.def("add_blocks", &add_blocks, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
+             nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg());
 }

@@ -146,4 +146,6 @@ void limit(const Volume& volume, const double* matrix, double damping, double mo
   FORWARD(limit(volume, matrix, damping, most, pushed, update));
 }
 
+void add_blocks(const Volume& volume, const Blocks& call) { FORWARD(add_blocks(volume, call)); }
+
 }  // namespace keramorph

@@ -69,4 +69,13 @@ struct Comparison {
   bool variant;           // local correlation: squared; mutual information: normalised
 };
 
+// What blocks of voxels of a fixed image add up to; see `add_blocks`.
+struct Blocks {
+  const std::int64_t *blocks, *shape;          // blocks along each axis; sizes of the moving image
+  const double *matrix, *bend, *to_push;       // (ndim, ndim + 1) and (ndim, ndim), in rows
+  const void *fixed, *fixed_mask;              // a mask may be null
+  const void *moving, *moving_mask, *displacement;
+  void *moments, *weights, *pushes;
+};
+
 }  // namespace keramorph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -195,6 +195,24 @@ class Engine:
 
         Returns:
             `(batch, *spatial, ndim)`.
+        """
+        return None
+
+    def add_blocks(
+        self, images: Sequence[Any], displacement: Array, matrix: np.ndarray, to_push: np.ndarray
+    ) -> tuple[Array, Array, Array] | None:
+        """What blocks of voxels add up to, in one pass; None where this engine has no kernel for it.
+
+        Args:
+            images: Fixed and moving image, `(batch, *spatial, 1)`, and the masks of both, None where all counts.
+            displacement: u, `(batch, *blocks, ndim)` in blocks over the field of view of the fixed image.
+            matrix: Homogeneous matrix A, from fixed to moving voxels.
+            to_push: What slopes of the moving image are multiplied by, `(ndim, ndim)`.
+
+        Returns:
+            Sums over the voxels of each block, with the fixed values f, the values m and slopes s of the moving image
+            where a linear u leads, and how much a voxel counts: m, m² and f m, `(batch, *blocks, 3)`; the latter,
+            `(batch, *blocks, 1)`; and s, f s, m s and |s|², `(batch, *blocks, 3 ndim + 1)`.
         """
         return None
 

@@ -201,6 +201,23 @@ class NumpyEngine(Engine):
         _kernels().limit(plan, matrix.ravel().tolist(), float(damping), most, _lay_out(pushed), update)
         return update
 
+    def add_blocks(
+        self, images: Sequence[Any], displacement: Array, matrix: np.ndarray, to_push: np.ndarray
+    ) -> tuple[Array, Array, Array] | None:
+        """What blocks of voxels add up to, as `Engine.add_blocks` says; None where the kernel does not fit."""
+        fixed, moving, *_ = images
+        volume = _plan_volume(fixed)
+        if volume is None or any(image is not None and image.dtype != fixed.dtype for image in (*images, displacement)):
+            return None
+        counts, ndim = displacement.shape[1:-1], displacement.shape[-1]
+        bend = matrix[:-1, :-1] * (np.asarray(fixed.shape[1:-1]) / np.asarray(counts))
+        numbers = (each.ravel().tolist() for each in (matrix[:-1], bend, to_push))
+        plan = _kernels().BlockPlan(volume, counts, moving.shape[1:-1], *numbers)
+        sums = [make_empty((*displacement.shape[:-1], n), fixed.dtype) for n in (3, 1, 3 * ndim + 1)]
+        still, moved, *masks = (None if image is None else _lay_out(image) for image in images)
+        _kernels().add_blocks(plan, still, masks[0], moved, masks[1], _lay_out(displacement), *sums)
+        return sums[0], sums[1], sums[2]
+
     def map_blocks(self, function: Callable, *arrays: Array, halo: int = 0) -> Any:
         """The function of the arrays, as `Engine.map_blocks` says, in blocks and threads."""
         return map_blocks(function, arrays, halo=halo)

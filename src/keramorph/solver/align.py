@@ -13,6 +13,7 @@ from keramorph.solver.config import Config, Metric
 from keramorph.solver.pyramid import Level, coarsen, window_size
 from keramorph.solver.run import Run, Stage
 from keramorph.solver.similarity import (
+    BlockCorrelation,
     Correlation,
     GradientFields,
     LocalCorrelation,
@@ -44,6 +45,11 @@ _INFORMATION_STRAIN = 1.0
 def correlate(level: Level, window: float) -> LocalCorrelation:
     """Local correlation in windows of so many spacings of a level."""
     return LocalCorrelation(window_size(window * level.spacing, level.fixed.grid))
+
+
+def correlate_blocks(level: Level, window: float) -> BlockCorrelation:
+    """The same, of a level whose displacement lies on a coarser grid: windows of its voxels."""
+    return BlockCorrelation(window_size(window * level.spacing, level.field_grid))
 
 
 def compare_by(metric: Metric, level: Level, window: float) -> Similarity:

@@ -33,7 +33,7 @@ class BSpline(Deformation):
 
     def __init__(self, level: Level, matrix: np.ndarray, options: DeformationOptions) -> None:
         super().__init__(level, matrix, options)
-        grid, spacing = level.fixed.grid, options.control_spacing * level.spacing
+        grid, spacing = level.field_grid, options.control_spacing * level.spacing
         bases = list_bases(grid, spacing)
         share = min(1.0, _EASE * options.doubt)
         spreads = [

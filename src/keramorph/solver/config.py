@@ -65,6 +65,8 @@ class Config:
             stretched where the images do not ask for it.
         voxels: Largest number of voxels at which the deformation is optimised; larger images are solved at the next
             coarser level.
+        field_voxels: Largest number of voxels of the displacement; larger images are compared voxel by voxel, but bend
+            by a displacement of twice their spacing.
         work: Most voxels that the deformable stage visits at each level, iterations times voxels of the level: what
             bounds the time that a large image takes.
         time_budget: Seconds that the whole of a registration may take, its files included; 0 for as many as it needs.
@@ -99,6 +101,7 @@ class Config:
     label_weight: float = 1.0
     strain_weight: float = 0.05
     voxels: int = 10_000_000
+    field_voxels: int = 2_000_000
     work: int = 60_000_000
     time_budget: float = 0.0
     search: bool = True
@@ -186,6 +189,7 @@ _RANGES = (
     ("label_weight", 0, 1000),
     ("strain_weight", 0, 1000),
     ("voxels", 1000, 10**12),
+    ("field_voxels", 1000, 10**12),
     ("work", 1000, 10**15),
     ("time_budget", 0, 10**9),
     ("seed", 0, 2**63),

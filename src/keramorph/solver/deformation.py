@@ -9,18 +9,26 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from keramorph import backend
+from keramorph import backend, ops
 from keramorph._typing import Array
 from keramorph.ops.vectors import multiply_components, sum_products
+from keramorph.solver.blocks import Pair, add_blocks, add_up
 from keramorph.solver.hints import Follower, Gathered
 from keramorph.solver.mapping import locate, voxel_matrix, weigh
 from keramorph.solver.pyramid import Level, smoothing_width
-from keramorph.solver.similarity import Comparison, Similarity, compare_channels, count_channels, split_channels
+from keramorph.solver.similarity import (
+    BlockCorrelation,
+    Comparison,
+    Similarity,
+    compare_channels,
+    count_channels,
+    split_channels,
+)
 
 _PATIENCE = 10
 """Iterations over which the gain is measured."""
@@ -29,7 +37,7 @@ _DAMPING = 0.1
 """Curvature added everywhere, as a share of the mean one: where nothing is seen, little is moved."""
 
 Fields = tuple[Array, ...]
-"""What an algorithm searches, on the fixed grid of a level: each `(1, *spatial, ndim)` in its voxels."""
+"""What an algorithm searches, on the grid of a level's displacement: each `(1, *spatial, ndim)` in its voxels."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class DeformationOptions:
     """How the deformable stage works, see `Config`.
 
     `doubt` is the factor by which the coarser level raised `field_smoothing`, `deadline` the `time.perf_counter()`
-    after which no iteration begins.
+    after which no iteration begins, `by_blocks` what takes the place of `similarity` where it can be had by blocks.
     """
 
     iterations: int
@@ -49,12 +57,14 @@ class DeformationOptions:
     control_spacing: float = 4.0
     doubt: float = 1.0
     deadline: float = math.inf
+    by_blocks: BlockCorrelation | None = None
 
 
 class Images(NamedTuple):
-    """What an iteration reads and never changes; `known`, what is prepared of them, and `moving` channel by channel."""
+    """What an iteration reads and never changes; `known`, what is prepared of them, and both images by channels."""
 
-    known: tuple
+    fixed: tuple[Array, ...]
+    known: Any
     moving: tuple[Array, ...]
     fixed_mask: Array | None
     moving_mask: Array | None
@@ -71,17 +81,18 @@ class Deformation(ABC):
     """
 
     def __init__(self, level: Level, matrix: np.ndarray, options: DeformationOptions) -> None:
-        grid, spacing = level.fixed.grid, level.spacing
-        ndim = grid.ndim
+        spacing, bearer = level.spacing, replace(level.bearer, spacing=level.spacing)
+        grid = bearer.fixed.grid
         self.level, self.options = level, options
-        self.map = voxel_matrix(matrix, grid, level.moving.grid)
+        self.map, self.per_unit = _map_units(level, matrix)
         self.update_width = smoothing_width(options.update_smoothing * spacing, grid)
-        self.field_width = smoothing_width(options.field_smoothing * spacing, grid)
+        # On a coarser grid a Gaussian as narrow would do next to nothing.
+        self.field_width = smoothing_width(options.field_smoothing * math.sqrt(spacing * level.bearer.spacing), grid)
         # Steps are as long in every direction in units of the spacing, whatever the voxels.
         self.from_units = np.linalg.inv(grid.matrix / spacing)
-        self.linear = self.map[:ndim, :ndim]
-        self.follower = Follower(level, matrix)
+        self.follower = Follower(bearer, matrix)
         self.channels = count_channels(options.similarity, level.fixed.values, level.fixed.mask)
+        self.bearer_map, self.bearer_per_unit = _map_units(bearer, matrix)
 
     @staticmethod
     def begin(displacement: Array, *, bent: bool) -> Fields:
@@ -107,47 +118,68 @@ class Deformation(ABC):
 
     def gather(self) -> Images:
         """What every iteration reads."""
-        fixed, moving = self.level.fixed, self.level.moving
-        known = tuple(self.options.similarity.prepare(channel) for channel in split_channels(fixed.values))
-        return Images(known, split_channels(moving.values), fixed.mask, moving.mask, self.follower.gather())
+        fixed, moving, by_blocks = self.level.fixed, self.level.moving, self.options.by_blocks
+        known: Any = None
+        if by_blocks is not None:
+            known = by_blocks.prepare(fixed.values, self.level.field_grid.shape)
+        else:
+            known = tuple(self.options.similarity.prepare(channel) for channel in split_channels(fixed.values))
+        images = split_channels(fixed.values), known, split_channels(moving.values)
+        return Images(*images, fixed.mask, moving.mask, self.follower.gather())
 
     def push(self, displacement: Array, images: Images) -> tuple[Array, Array]:
-        """Force and stiffness `(1, *spatial, ndim + 1)` at each voxel, and the similarity less what hints cost."""
-        slopes, results, (extra, cost) = self._compare(displacement, images)
-        pushed = self.weigh_slopes(slopes, results, self.linear)
-        similarity = sum(result.similarity for result in results)
+        """Force and stiffness `(1, *spatial, ndim + 1)` at each vector, and the similarity less what hints cost."""
+        if self.options.by_blocks is not None:
+            pair = Pair(images.fixed[0], images.moving[0], images.fixed_mask, images.moving_mask)
+            sums = add_blocks(pair, displacement, self.map, self.per_unit.T)
+            pushed, similarity = self.options.by_blocks.push(images.known, sums)
+        elif self.level.coarser is None:
+            pushed, similarity = self._push_voxels(displacement, images)
+        else:
+            finer = ops.resize_displacement(displacement, shape=self.level.fixed.grid.shape)
+            pushed, similarity = self._push_voxels(finer, images)
+            pushed = add_up(pushed, self.level.field_grid.shape)
+        extra, cost = self._follow(displacement, images)
         return pushed if extra is None else pushed + extra, similarity - cost
 
-    def _compare(
-        self, displacement: Array, images: Images
-    ) -> tuple[list[Array], list[Comparison], tuple[Array | None, Any]]:
-        """The moved channels' slopes, how they compare, and what hints add; all else is let go of."""
+    def _push_voxels(self, displacement: Array, images: Images) -> tuple[Array, Array]:
+        """Force and stiffness at each voxel, and the similarity."""
         positions, inside = locate(self.map, displacement, self.level.moving.grid.shape)
         moved, slopes = read_channels(images.moving, positions)
         weight = weigh(images.fixed_mask, images.moving_mask, positions, inside)
-        added = self.follower.follow(images.hints, displacement, positions, weight, self._push_channel)
         del positions, inside
-        results = compare_channels(self.options.similarity, images.known, moved, weight, count=self.channels)
-        return slopes, list(results), added
+        found = compare_channels(self.options.similarity, images.known, moved, weight, count=self.channels)
+        results = list(found)
+        del moved, weight
+        return self.weigh_slopes(slopes, results, self.per_unit), sum(result.similarity for result in results)
+
+    def _follow(self, displacement: Array, images: Images) -> tuple[Array | None, Any]:
+        """Force and stiffness of the hints at each vector, None without any, and what they cost."""
+        if not images.hints.any:
+            return None, 0.0
+        bearer = self.level.bearer
+        positions, inside = locate(self.bearer_map, displacement, bearer.moving.grid.shape)
+        weight = weigh(bearer.fixed.mask, bearer.moving.mask, positions, inside)
+        return self.follower.follow(images.hints, displacement, positions, weight, self._push_channel)
 
     def _push_channel(self, slope: Array, result: Comparison) -> Array:
-        """Force and stiffness that one channel of the moving image makes by its slope."""
-        return self.weigh_slope(slope, result, self.linear)
+        """Force and stiffness that one channel of what is known of the images makes by its slope."""
+        return self.weigh_slope(slope, result, self.bearer_per_unit)
 
-    def weigh_slopes(self, slopes: list[Array], results: list[Comparison], linear: np.ndarray) -> Array:
+    def weigh_slopes(self, slopes: list[Array], results: list[Comparison], per_unit: np.ndarray) -> Array:
         """Force and stiffness that all channels of an image make, see `weigh_slope`."""
-        pushed = self.weigh_slope(slopes[0], results[0], linear)
+        pushed = self.weigh_slope(slopes[0], results[0], per_unit)
         for slope, result in zip(slopes[1:], results[1:], strict=True):
-            pushed = pushed + self.weigh_slope(slope, result, linear)
+            pushed = pushed + self.weigh_slope(slope, result, per_unit)
         return pushed
 
-    def weigh_slope(self, slope: Array, result: Comparison, linear: np.ndarray) -> Array:
+    def weigh_slope(self, slope: Array, result: Comparison, per_unit: np.ndarray) -> Array:
         """Force, in units of the spacing, and stiffness: `(1, *spatial, ndim + 1)`.
 
-        `linear` takes moves in voxels of the fixed grid to those along which the slope is.
+        `per_unit` takes moves in units of the spacing to those along which the slope is.
         """
         engine = backend.of(slope)
-        xp, to_slope = engine.xp, (linear @ self.from_units).T
+        xp, to_slope = engine.xp, per_unit.T
         found = engine.push(slope, result.derivative, result.curvature, to_slope)
         if found is not None:
             return found
@@ -191,6 +223,13 @@ class Deformation(ABC):
     def smooth(self, field: Array) -> Array:
         """The field, as smooth as each level keeps it."""
         return backend.of(field).gaussian(field, sigma=self.field_width)
+
+
+def _map_units(level: Level, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The matrix from fixed to moving voxels of a level, and the one that takes moves in units of the spacing there."""
+    grid = level.fixed.grid
+    between = voxel_matrix(matrix, grid, level.moving.grid)
+    return between, between[: grid.ndim, : grid.ndim] @ np.linalg.inv(grid.matrix / level.spacing)
 
 
 def read_channels(channels: tuple[Array, ...], positions: Array) -> tuple[list[Array], list[Array]]:

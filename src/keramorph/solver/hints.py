@@ -102,6 +102,11 @@ class Gathered(NamedTuple):
     fixed: Any = None
     moving: Array | None = None
 
+    @property
+    def any(self) -> bool:
+        """Whether there is anything."""
+        return self.places is not None or self.moving is not None
+
 
 class Follower:
     """What hints add to an iteration of a deformation at one level, as functions of arrays alone."""

@@ -10,6 +10,7 @@ from keramorph import backend
 from keramorph._typing import Array
 from keramorph.solver.mapping import locate, to_engine, to_numpy, voxel_matrix, weigh
 from keramorph.solver.pyramid import Level
+from keramorph.solver.similarity import take_channel
 
 _BINS = 256
 _MIDDLES = (np.arange(_BINS) + 0.5) / _BINS
@@ -23,7 +24,7 @@ _TRUST = 0.6
 
 
 def match_histograms(level: Level, matrix: np.ndarray, displacement: Array) -> Level:
-    """Return the level with the moving histogram of each channel made the fixed one, where that brings them nearer.
+    """Return the level with the moving image's histogram made that of the fixed one, where that brings them nearer.
 
     A wide window of the local correlation takes one image for a linear function of the other. Scanners, stains and
     exposures bend that line: here it is made straight, by the one rising curve that takes the quantiles of the
@@ -34,35 +35,39 @@ def match_histograms(level: Level, matrix: np.ndarray, displacement: Array) -> L
     Args:
         level: Both images at one spacing, values in [0, 1].
         matrix: Homogeneous matrix in millimetres, applied after the displacement.
-        displacement: `(1, *spatial, ndim)` in voxels of the level's fixed grid, by which the images overlap.
+        displacement: `(1, *spatial, ndim)` in voxels of its grid at the level, by which the images overlap.
 
     References:
         Nyul and Udupa, On standardizing the MR image intensity scale, 1999,
         doi:10.1002/(SICI)1522-2594(199912)42:6<1072::AID-MRM11>3.0.CO;2-M.
     """
-    fixed, moving = level.fixed, level.moving
+    fixed, moving = level.bearer.fixed, level.bearer.moving
     positions, inside = locate(voxel_matrix(matrix, fixed.grid, moving.grid), displacement, moving.grid.shape)
     moved = to_numpy(backend.of(positions).sample(moving.values, positions))
     weight = to_numpy(weigh(fixed.mask, moving.mask, positions, inside))
-    given, shown = to_numpy(moving.values), to_numpy(fixed.values)
+    shown, values = to_numpy(fixed.values), level.moving.values
     changed = [
-        _match(given[..., k], moved[..., k], shown[..., k], weight[..., min(k, weight.shape[-1] - 1)])
-        for k in range(given.shape[-1])
+        _match(take_channel(values, k), moved[..., k], shown[..., k], weight[..., min(k, weight.shape[-1] - 1)])
+        for k in range(values.shape[-1])
     ]
     if all(channel is None for channel in changed):
         return level
-    values = np.stack([given[..., k] if new is None else new for k, new in enumerate(changed)], axis=-1)
-    return replace(level, moving=replace(moving, values=to_engine(values, moving.values)))
+    joined = [take_channel(values, k) if new is None else new for k, new in enumerate(changed)]
+    values = joined[0] if len(joined) == 1 else backend.of(values).xp.concatenate(joined, axis=-1)
+    return replace(level, moving=replace(level.moving, values=values))
 
 
-def _match(given: np.ndarray, moved: np.ndarray, fixed: np.ndarray, weight: np.ndarray) -> np.ndarray | None:
-    """A channel of the moving image with the fixed one's histogram, float32; None where that helps little."""
+def _match(values: Array, moved: np.ndarray, fixed: np.ndarray, weight: np.ndarray) -> Array | None:
+    """A channel of the moving image with the fixed one's histogram; None where that helps little."""
     joint = _count(moved, fixed, weight)
     curve = _draw_curve(joint)
-    straight, bent = (_measure_rest(joint, values) for values in (_MIDDLES, curve))
+    straight, bent = (_measure_rest(joint, heights) for heights in (_MIDDLES, curve))
     if bent > _CLEARLY * straight:
         return None
-    return np.interp(given, _MIDDLES, _ease(joint.sum(axis=1), curve)).astype(np.float32)
+    xp = backend.of(values).xp
+    eased = to_engine(_ease(joint.sum(axis=1), curve)[None, :, None], values)
+    matched = backend.of(values).sample(eased, xp.reshape(values, (1, -1, 1)) * _BINS - 0.5)
+    return xp.reshape(matched, values.shape)
 
 
 def _count(moved: np.ndarray, fixed: np.ndarray, weight: np.ndarray) -> np.ndarray:

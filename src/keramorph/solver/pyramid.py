@@ -57,16 +57,35 @@ class Hints(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """Both images at one spacing, in millimetres, and what is known beside them."""
+    """Both images at one spacing, in millimetres, and what is known beside them.
+
+    Args:
+        fixed: Fixed image.
+        moving: Moving image.
+        spacing: That of both in millimetres.
+        hints: What is known beside them.
+        coarser: The level on whose fixed grid the displacement stays; None where it has a vector for each voxel.
+    """
 
     fixed: Layer
     moving: Layer
     spacing: float
     hints: Hints | None = None
+    coarser: Level | None = None
+
+    @property
+    def bearer(self) -> Level:
+        """The level whose fixed grid the displacement lies on."""
+        return self if self.coarser is None else self.coarser
+
+    @property
+    def field_grid(self) -> Grid:
+        """Where the displacement lies."""
+        return self.bearer.fixed.grid
 
     def still(self) -> Array:
-        """Displacement of zero, `(1, *spatial, ndim)`, on the fixed grid."""
-        shape = self.fixed.grid.shape
+        """Displacement of zero, `(1, *spatial, ndim)`, on its grid."""
+        shape = self.field_grid.shape
         xp = backend.of(self.fixed.values).xp
         return xp.zeros((1, *shape, len(shape)), dtype="float32", like=self.fixed.values)
 

@@ -68,9 +68,9 @@ class Run:
         return None if self.initial is None else self.initial.displacement
 
     def begin(self, level: Level) -> Array:
-        """The displacement to start from, on the fixed grid of a level and in its voxels."""
+        """The displacement to start from, on the grid that it has at a level and in its voxels."""
         bend = self.bend()
-        return level.still() if bend is None else ops.resize_displacement(bend, shape=level.fixed.grid.shape)
+        return level.still() if bend is None else ops.resize_displacement(bend, shape=level.field_grid.shape)
 
     def notifier(self, stage: Stage, number: int, count: int, most: int) -> Callable[[int, float], None]:
         """Return what a stage calls in each iteration of its level `number` of `count`."""

@@ -17,6 +17,7 @@ from keramorph.solver.align import (
     align_nearby,
     compare_by,
     correlate,
+    correlate_blocks,
     guide_by_information,
     guide_by_metric,
 )
@@ -68,6 +69,9 @@ _DISCRETE_LARGEST = 1_000_000
 
 _HISTOGRAM = 8
 """Voxels that take no longer than one which is counted in a histogram."""
+
+_BLOCK = 0.5
+"""Voxels of the same time where blocks of them have one vector, and one that is compared by the others' sums."""
 
 _WORTHWHILE = 10
 """Iterations that even the largest level gets."""
@@ -169,7 +173,7 @@ def _search(levels: list[Level], run: Run) -> Solution:
     measure: Measure = SelfSimilarity() if choice.name == "mind" else guide.at(levels[-1])
     displacement, losses = _deform_if_it_pays(levels, matrix, run, measure, way)
     overlap = measure_overlap(affine_levels[0], matrix)
-    return Solution(matrix, displacement, levels[-1].fixed.grid, losses, overlap, contrast, tuple(run.history), choice)
+    return Solution(matrix, displacement, levels[-1].field_grid, losses, overlap, contrast, tuple(run.history), choice)
 
 
 def _choose(metric: Metric, contrast: float) -> MetricChoice:
@@ -185,7 +189,7 @@ def _deform_if_it_pays(
     levels: list[Level], matrix: np.ndarray, run: Run, measure: Measure, way: Callable
 ) -> tuple[Array, dict[str, float]]:
     """Displacement on the last level, that of the start if no better one is found; and the losses on the way."""
-    level = levels[-1]
+    level = levels[-1].bearer
     begun = run.begin(level)
     affine = measure_loss(level, matrix, begun, measure)
     losses = {"start": measure_loss(level, np.eye(len(matrix)), None, measure), run.config.linear_kind: affine}
@@ -216,11 +220,16 @@ def _build_levels(fixed: Layer, moving: Layer, known: Known, spacings: list[floa
     """Both images at each spacing, and what is known beside them."""
     layers = build_pyramid(fixed, spacings), build_pyramid(moving, spacings)
     hints = build_hints(known, spacings, config)
-    return [Level(*each) for each in zip(*layers, spacings, hints, strict=True)]
+    levels = [Level(*each) for each in zip(*layers, spacings, hints, strict=True)]
+    *coarser, finest = levels
+    if coarser and math.prod(finest.fixed.grid.shape) > config.field_voxels and config.algorithm != "symmetric":
+        levels[-1] = replace(finest, coarser=coarser[-1])
+    return levels
 
 
 def _pick_affine_levels(levels: list[Level], config: Config) -> list[Level]:
     """The levels worth an affine fit: coarse ones, but not so coarse that little is left to see."""
+    levels = [replace(level, coarser=None) for level in levels]
     shapes = [level.fixed.grid.shape for level in levels]
     first = next((k for k, shape in enumerate(shapes) if max(shape) >= _AFFINE_SMALLEST), len(levels) - 1)
     picked = [level for level, shape in zip(levels, shapes, strict=True) if math.prod(shape) <= _AFFINE_LARGEST]
@@ -240,8 +249,8 @@ def _deform(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
     deadline = run.deadline(levels[-1].fixed.grid)
     for number, level in enumerate(levels, start=1):
         began = time.perf_counter()
-        if number > 1:
-            fields = tuple(ops.resize_displacement(field, shape=level.fixed.grid.shape) for field in fields)
+        if tuple(fields[0].shape[1:-1]) != level.field_grid.shape:
+            fields = tuple(ops.resize_displacement(field, shape=level.field_grid.shape) for field in fields)
         if began > deadline:
             continue
         if matching and number > 1:
@@ -252,11 +261,11 @@ def _deform(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
         algorithm = finest if number == len(levels) else coarse
         fields, losses = deform(algorithm(level, matrix, options), fields, notify=notify)
         run.record("deformable", level, losses, began)
-        # What hints cost is no stain.
-        bare, found = replace(level, hints=None), algorithm.to_displacement
-        doubt = _doubt(
-            losses[-1] if level.hints is None else measure_loss(bare, matrix, found(fields), options.similarity)
-        )
+        if level.hints is not None and number < len(levels):
+            # What hints cost is no stain.
+            bare, found = replace(level, hints=None), algorithm.to_displacement
+            losses = [measure_loss(bare, matrix, found(fields), options.similarity)]
+        doubt = _doubt(losses[-1])
     return finest.to_displacement(fields)
 
 
@@ -282,9 +291,10 @@ def _doubt(loss: float) -> float:
 
 def _set_deformation(level: Level, coarser: int, doubt: float, config: Config) -> DeformationOptions:
     """What the deformable stage may do at a level which is so many levels coarser than the finest."""
-    grid = level.fixed.grid
-    cost = math.prod(grid.shape) * (_HISTOGRAM if config.metric == "nmi" else 1)
-    affordable = max(_WORTHWHILE, config.work // cost)
+    grid, blocks = level.fixed.grid, level.coarser is not None and config.metric in ("auto", "lncc")
+    blocks = blocks and level.fixed.values.shape[-1] == 1  # their sums hold one channel
+    cost = math.prod(grid.shape) * (_HISTOGRAM if config.metric == "nmi" else _BLOCK if blocks else 1)
+    affordable = max(_WORTHWHILE, int(config.work / cost))
     widest = _WIDEST * max(np.asarray(grid.shape) * grid.spacing) / level.spacing
     window = config.window if coarser else max(config.window, min(config.finest_window, widest))
     return DeformationOptions(
@@ -296,4 +306,5 @@ def _set_deformation(level: Level, coarser: int, doubt: float, config: Config) -
         config.tolerance * (_PATIENT if coarser else 1.0),
         config.control_spacing,
         doubt,
+        by_blocks=correlate_blocks(level, window) if blocks else None,
     )

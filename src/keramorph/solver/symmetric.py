@@ -44,7 +44,7 @@ class Symmetric(Deformation):
     def gather(self) -> Images:
         """What every iteration reads: of the fixed image all of it, for it moves too."""
         fixed, moving = self.level.fixed, self.level.moving
-        images = split_channels(fixed.values), split_channels(moving.values)
+        images = split_channels(fixed.values), None, split_channels(moving.values)
         return Images(*images, fixed.mask, moving.mask, self.follower.gather())
 
     def advance(self, state: Fields, images: Images) -> tuple[Fields, Array]:
@@ -52,7 +52,7 @@ class Symmetric(Deformation):
         back, forth, *bend = state
         engine, ndim = backend.of(back), self.level.fixed.grid.ndim
         there = engine.compose(bend[0], forth) if bend else forth
-        fixed, fixed_slopes, fixed_weight = _read(images.known, images.fixed_mask, np.eye(ndim + 1), back)
+        fixed, fixed_slopes, fixed_weight = _read(images.fixed, images.fixed_mask, np.eye(ndim + 1), back)
         moving, moving_slopes, moving_weight = _read(images.moving, images.moving_mask, self.map, there)
         measure, weight = self.options.similarity, fixed_weight * moving_weight
         by_moving, by_fixed = (
@@ -61,8 +61,8 @@ class Symmetric(Deformation):
             )
             for target, other in ((fixed, moving), (moving, fixed))
         )
-        onward = self.weigh_slopes(moving_slopes, by_moving, self.linear)
-        backward = self.weigh_slopes(fixed_slopes, by_fixed, np.eye(ndim))
+        onward = self.weigh_slopes(moving_slopes, by_moving, self.per_unit)
+        backward = self.weigh_slopes(fixed_slopes, by_fixed, self.from_units)
         # Both images move by the update: what separates them changes by twice as much, its square by four times.
         onward_share, backward_share = ([side] * ndim + [2.0] for side in (1.0, -1.0))
         pushed = onward * _vector(onward_share, onward) + backward * _vector(backward_share, onward)

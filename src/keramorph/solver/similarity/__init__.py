@@ -1,5 +1,6 @@
 """How alike two images are, and how that changes with one of them: one measure a file."""
 
+from keramorph.solver.similarity.block_correlation import BlockCorrelation
 from keramorph.solver.similarity.channels import (
     compare_channels,
     count_channels,
@@ -17,6 +18,7 @@ from keramorph.solver.similarity.self_similarity import SelfSimilarity
 from keramorph.solver.similarity.soft_dice import SoftDice
 
 __all__ = [
+    "BlockCorrelation",
     "Comparison",
     "Correlation",
     "GradientFields",

@@ -118,7 +118,7 @@ class LocalCorrelation:
         sums = engine.window_sum(xp.concatenate([values * 0 + 1, values, values * values], axis=-1), size=self.size)
         share = 1 / sums[..., :1]
         mean = sums[..., 1:2] * share
-        variance = _variance(xp, sums[..., 2:] * share, mean)
+        variance = noisy_variance(xp, sums[..., 2:] * share, mean)
         return FixedMoments(values, share, mean, variance, 1 - NOISE**2 / variance)
 
     def _measure_moved(self, moments: FixedMoments, moved: Array) -> tuple[Array, Array, Array, Array]:
@@ -134,10 +134,10 @@ class LocalCorrelation:
             covariance = xp.where(covariance < 0, covariance - NOISE**2, covariance + NOISE**2)
         else:
             covariance = covariance + NOISE**2
-        return centred, mean, _variance(xp, sums[..., 1:2], mean), covariance
+        return centred, mean, noisy_variance(xp, sums[..., 1:2], mean), covariance
 
 
-def _variance(xp: Any, square: Array, mean: Array) -> Array:
+def noisy_variance(xp: Any, square: Array, mean: Array) -> Array:
     """Variance plus that of the noise; rounding can take the difference below zero, never the sum."""
     difference = square - mean * mean
     return xp.where(difference > 0, difference, difference * 0) + NOISE**2
