@@ -16,7 +16,7 @@ import yaml
 from keramorph import registration
 from keramorph.cli import app, command, main
 from keramorph.cli.config_file import format_config
-from keramorph.cli.register import Algorithm, Metric, Preset, Transform
+from keramorph.cli.register import Algorithm, Channels, Metric, Preset, Transform
 from keramorph.errors import OptionError
 from keramorph.io import from_simpleitk
 from keramorph.report import scores
@@ -361,6 +361,7 @@ def test_presets_reach_the_solver(preset, pictures, shell, tmp_path):
 
 def test_the_command_line_offers_what_there_is():
     assert [preset.value for preset in Preset] == list(get_args(config.Preset))
+    assert [channels.value for channels in Channels] == list(get_args(config.Channels))
     assert [transform.value for transform in Transform] == list(get_args(config.Transform))
     assert [algorithm.value for algorithm in Algorithm] == list(get_args(config.Algorithm))
     with pytest.raises(OptionError, match=r"fast, default, accurate\. Received: preset='quick'"):
@@ -469,6 +470,37 @@ def test_a_start_and_masks_are_taken(shell, pictures, done, tmp_path):
         for folder in (output, tmp_path / "out")
     )
     assert after <= before + 1e-6
+
+
+def test_further_images_are_channels_with_masks_of_their_own(shell, volumes, tmp_path):
+    fixed, moving = volumes
+    also, masks = [tmp_path / "t2_fixed.nii.gz", tmp_path / "t2_moving.nii.gz"], []
+    for path, further in zip(volumes, also, strict=True):
+        image = sitk.ReadImage(str(path))
+        sitk.WriteImage(sitk.Sqrt(sitk.Cast(255 - image, sitk.sitkFloat32)), str(further))
+        masks.append(tmp_path / f"mask_of_{further.name}")
+        sitk.WriteImage(sitk.Cast(image >= 0, sitk.sitkUInt8), str(masks[-1]))
+    words = ["--also-fixed", also[0], "--also-moving", also[1], "--fixed-mask", masks[0], "--fixed-mask", masks[0]]
+    words += ["--moving-mask", masks[1], "--channels", "each", "--quiet", "--threads", "1"]
+    code, _, told = shell("register", fixed, moving, "-o", tmp_path / "out", *words)
+    assert (code, told) == (0, "")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["inputs"]["fixed"]["path"] == str(fixed)
+    assert (summary["inputs"]["also_fixed"], summary["inputs"]["also_moving"]) == ([str(also[0])], [str(also[1])])
+    assert summary["masks"] == [[str(masks[0])] * 2, str(masks[1])]
+    assert summary["config"]["channels"] == "each"
+    expected = registration.register(
+        [fixed, also[0]], [moving, also[1]], masks=([masks[0], masks[0]], masks[1]), config=Config(channels="each")
+    )
+    assert summary["metrics"]["loss_deformable"] == pytest.approx(expected.metrics["loss_deformable"], abs=1e-6)
+    code, _, told = shell("register", fixed, moving, "-o", tmp_path / "other", *words[:2])
+    assert code == 2
+    assert "2 fixed and 1 moving images" in told
+    inside = tmp_path / "moved.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(also[0])), str(inside))
+    code, _, told = shell("register", fixed, moving, "-o", tmp_path, "--overwrite", "--also-fixed", inside)
+    assert code == 2
+    assert "replace an input" in told
 
 
 @pytest.mark.parametrize(

@@ -203,3 +203,16 @@ def test_masks_and_landmarks_count_where_blocks_bend():
         for masks in ((Image(mask[..., None], fixed.grid), None), (None, None))
     ]
     assert errors[0] < 0.7 * errors[1], errors
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_several_channels_bend_blocks(masked):
+    phantom, fixed, moving = bent_images(2)
+    other = Phantom(2, seed=1)
+    others = other.picture(fixed.grid, through=wave), other.picture(moving.grid)
+    masks = ([None, Image(np.ones((*fixed.grid.shape, 1)), fixed.grid)] if masked else None, None)
+    result = register([fixed, others[0]], [moving, others[1]], masks=masks, config=Config(field_voxels=1000))
+    assert result.transform.transforms[0].grid.shape == (40, 38)
+    plain = register(fixed, moving, config=Config(field_voxels=1000))
+    errors = [error_inside(phantom, fixed.grid, each.apply_points, wave).mean() for each in (result, plain)]
+    assert errors[0] < errors[1]

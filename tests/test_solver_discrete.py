@@ -55,7 +55,7 @@ def test_costs_are_those_of_a_naive_loop_in_both_directions(shape, spacing, reac
     assert sorted(map(tuple, shifts.steps)) == sorted(itertools.product(*(range(-m, m + 1) for m in most)))
     np.testing.assert_allclose(shifts.lengths, shifts.steps * np.asarray(spacing))
     arrays = [discrete._Described(make_array(d.values), make_array(d.mask), d.grid) for d in (fixed, moved)]
-    forward, backward = discrete._measure_costs(backend.of(arrays[0].values), *arrays, shifts)
+    forward, backward = discrete._measure_costs(backend.of(arrays[0].values), [tuple(arrays)], shifts)
     np.testing.assert_allclose(np.asarray(forward)[0], naive_costs(fixed, moved, shifts.steps), atol=1e-5)
     np.testing.assert_allclose(np.asarray(backward)[0], naive_costs(moved, fixed, shifts.steps), atol=1e-5)
 

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from keramorph import backend, ops
-from keramorph.errors import ArrayTypeError, OptionError, ShapeError
+from keramorph.errors import ArrayTypeError, OptionError
 from keramorph.io import read_image
 from keramorph.solver import Config, Initial, LevelRecord, MetricChoice, Outcome, Progress, Solution, solve
-from keramorph.solver.hints import Known
-from keramorph.solver.intensity import Span, measure_span, scale_intensity
 from keramorph.solver.mapping import to_engine, to_numpy
-from keramorph.solver.pyramid import Landmarks, Layer, finest_spacing
+from keramorph.solver.pyramid import finest_spacing
+from keramorph.solver.scan import Scan, list_channels, read_images, read_known, to_layers
 from keramorph.solver.trust import judge
 from keramorph.space import Grid, Image
 from keramorph.transforms import (
@@ -38,31 +37,11 @@ __all__ = ["Config", "Outcome", "Progress", "RegistrationResult", "Scan", "regis
 
 
 @dataclass(frozen=True, eq=False)
-class Scan:
-    """An image with what is known of it, which both images of a pair must have.
-
-    Args:
-        image: Anything that `register` takes.
-        landmarks: Points `(points, ndim)` in millimetres (x, y, z), LPS, in the order of the other image's.
-        labels: Map of whole numbers on the grid of the image, 0 for none: anything that `register` takes. Of both maps
-            the labels that they share count.
-
-    Example:
-        >>> Scan(np.eye(8), landmarks=[[1.0, 2.0]]).labels is None
-        True
-    """
-
-    image: Any
-    landmarks: Any = None
-    labels: Any = None
-
-
-@dataclass(frozen=True, eq=False)
 class RegistrationResult:
     """What a registration found, and what it is good for.
 
     Args:
-        fixed: Fixed image.
+        fixed: Fixed image; the first one where there are several on either side, as for the next two.
         moving: Moving image, on its own grid.
         moved: Moving image on the fixed grid, aligned, in the moving image's data type; its lowest value where the
             moving image says nothing.
@@ -160,22 +139,27 @@ def register(
     """Return the moving image laid on the fixed one, with the transform that does it and its inverse.
 
     The images may differ in size, spacing, orientation and position; their physical grids say how. They are compared by
-    the squared local correlation of their intensities, the mean of the channels where there are several, or by what
+    the squared local correlation of their intensities, the mean of the channels where a file has several, or by what
     `Config.metric` names. First the best of several starts (headers, centres, centres of mass, principal axes), then an
     affine transform, then a diffeomorphic deformation, each from coarse to fine; `Config.transform` asks for less, a
     rigid one for example. Images that are alike by this measure nowhere, a CT and an MRI for one, are moved by a small
     affine transform after their mutual information and deformed by a search of their self-similarities; the outcome is
     `untrusted`. Bodies may be turned any way round and lie anywhere.
 
+    Several images of either side, T1 and T2 for example, are channels: how alike two are is the mean over them. Each
+    fixed image is compared with the moving one of its place in the list.
+
     Args:
         fixed: The image whose grid the result lives on: a path, a SimpleITK or nibabel image, a `keramorph.Image`, or a
-            NumPy array of 2 or 3 spatial axes with voxels of 1 mm; or a `Scan`, which adds landmarks and labels to it.
+            NumPy array of 2 or 3 spatial axes with voxels of 1 mm; or a list of these, of which the further ones are
+            laid on the grid of the first and count where they reach; or a `Scan`, which adds landmarks and labels.
             What these cost where they do not meet (`Config.landmark_weight`, `Config.label_weight`) is added to the
             loss, and they pull in both stages; the search of self-similarities alone does not heed them.
         moving: The image to be moved, likewise.
         masks: What counts of the fixed and of the moving image, not 0 where it does, on the grid of its image: anything
-            that `fixed` may be. None where all counts. What is masked out, a lesion for one, does not draw: it follows
-            what is around it. NaN and infinite values are masked out in any case.
+            that one image may be. None where all counts. Of several images a mask counts for all and lies on the grid
+            of the first; a list has one for each, on its own grid, or None. What is masked out, a lesion for one, does
+            not draw: it follows what is around it. NaN and infinite values are masked out in any case.
         initial: Where the search starts, in place of looking for a start: a transform from fixed to moving points, or
             the path of its file. The affine part of one that deforms is kept as it is.
         config: Parameters; None for the defaults.
@@ -190,8 +174,8 @@ def register(
         FileError: If a file is missing or cannot be read.
         InputError: If an image has no contrast or no finite value.
         ShapeError: If one image is 2-D and the other 3-D, or a mask, the labels or the landmarks do not fit.
-        OptionError: If one image alone has landmarks or labels, or the engine is unknown, not installed, or has no such
-            device.
+        OptionError: If one side has more images than the other, one image alone has landmarks or labels, or the engine
+            is unknown, not installed, or has no such device.
 
     Example:
         >>> rows, columns = np.mgrid[:32, :32]
@@ -209,21 +193,13 @@ def register(
     config = Config() if config is None else config
     like = _choose_arrays(engine)
     scans = tuple(given if isinstance(given, Scan) else Scan(given) for given in (fixed, moving))
-    fixed, moving = (read_image(scan.image) for scan in scans)
-    if fixed.grid.ndim != moving.grid.ndim:
-        raise ShapeError(
-            f"Fixed and moving image must have the same number of axes. Received: fixed of shape {fixed.grid.shape}, "
-            f"moving of shape {moving.grid.shape}. Pick one slice of the larger one, or compare two volumes."
-        )
+    images = read_images(scans)
+    fixed, moving = images[0][0], images[1][0]
     start = None if initial is None else _to_initial(initial, fixed.grid, like)
-    known = Known(_read_landmarks(scans, fixed.grid.ndim), _read_labels(scans, (fixed, moving), like))
-    solution = solve(
-        *_to_layers((fixed, moving), masks, like, together=config.metric == "mse"),
-        config,
-        known=known,
-        initial=start,
-        listener=progress,
-    )
+    known = read_known(scans, (fixed, moving), like)
+    channels = list_channels(images, masks, config.channels)
+    layers = to_layers(channels, like, together=config.metric == "mse")
+    solution = solve(*layers, config, known=known, initial=start, listener=progress)
     result = _wrap_up(fixed, moving, solution, config, began)
     return result if known.landmarks is None else _measure_landmarks(result, *known.landmarks)
 
@@ -241,74 +217,6 @@ def _choose_arrays(engine: str) -> Any:
             f"A device that the engine has was expected. Received: engine={engine!r} ({problem}). "
             'Take "torch:cuda" where PyTorch finds a GPU; the other engines choose their device themselves.'
         ) from None
-
-
-def _to_layers(
-    images: tuple[Image, Image], masks: tuple[Any, Any], like: Any, *, together: bool
-) -> tuple[Layer, Layer]:
-    """The images as the solver takes them, in the arrays of the engine of `like`; `together` keeps them in one unit."""
-    named = list(zip(images, ("fixed", "moving"), masks, strict=True))
-    given = [(i, name, None if mask is None else _read_mask(mask, i.grid, name)) for i, name, mask in named]
-    span = None
-    if together:
-        spans = [measure_span(image, name=name, where=where) for image, name, where in given]
-        span = Span(min(one.low for one in spans), max(one.high for one in spans))
-
-    def scale(image: Image, name: str, where: np.ndarray | None) -> Layer:
-        values, known = scale_intensity(image, name=name, where=where, span=span)
-        return Layer(to_engine(values, like), None if known is None else to_engine(known, like), image.grid)
-
-    return scale(*given[0]), scale(*given[1])
-
-
-def _read_mask(mask: Any, grid: Grid, name: str) -> np.ndarray:
-    """Which voxels of an image count."""
-    return np.any(_read_on_grid(mask, grid, f"{name} mask").array != 0, axis=-1)
-
-
-def _read_on_grid(drawn: Any, grid: Grid, name: str) -> Image:
-    """What was drawn on an image."""
-    found = read_image(drawn)
-    if found.grid.shape != grid.shape or (not isinstance(drawn, np.ndarray) and not found.grid.matches(grid)):
-        raise ShapeError(
-            f"A mask or label map needs the grid of its image. Received: a {name} of shape {found.grid.shape}, an "
-            f"image of shape {grid.shape}, or one shape in two places. Resample it onto the image, or draw it there."
-        )
-    return found
-
-
-def _read_landmarks(scans: tuple[Scan, ...], ndim: int) -> Landmarks | None:
-    """Points of both images; None without any."""
-    if not _have_both(scans, "landmarks"):
-        return None
-    fixed, moving = (np.asarray(scan.landmarks, dtype=np.float64) for scan in scans)
-    if fixed.shape != moving.shape or fixed.ndim != 2 or fixed.shape[1] != ndim or not len(fixed):
-        raise ShapeError(
-            f"Landmarks are as many points (points, {ndim}) in one image as in the other. Received: fixed of shape "
-            f"{fixed.shape}, moving of shape {moving.shape}. Leave out those that only one image has."
-        )
-    return Landmarks(fixed, moving)
-
-
-def _read_labels(scans: tuple[Scan, ...], images: tuple[Image, Image], like: Any) -> tuple[Layer, Layer] | None:
-    """Label maps of both images, numbers as values; None without any."""
-    if not _have_both(scans, "labels"):
-        return None
-    fixed, moving = (
-        _read_on_grid(scan.labels, image.grid, f"{name} label map").array[None, ..., :1]
-        for scan, image, name in zip(scans, images, ("fixed", "moving"), strict=True)
-    )
-    return Layer(to_engine(fixed, like), None, images[0].grid), Layer(to_engine(moving, like), None, images[1].grid)
-
-
-def _have_both(scans: tuple[Scan, ...], name: str) -> bool:
-    given = [getattr(scan, name) is not None for scan in scans]
-    if any(given) and not all(given):
-        raise OptionError(
-            f"What is known of one image must be known of the other. Received: {name} of the "
-            f"{'fixed' if given[0] else 'moving'} image alone. Give those of both, or of none."
-        )
-    return all(given)
 
 
 def _measure_landmarks(result: RegistrationResult, fixed: np.ndarray, moving: np.ndarray) -> RegistrationResult:

@@ -23,7 +23,7 @@ from keramorph.backend.rule import Rule
 from keramorph.backend.spline import EDGE
 from keramorph.errors import OptionError
 
-STAMP = "3"
+STAMP = "4"
 """Changes with what the extension is told and tells: an extension with another one was built from other sources.
 
 CMake reads this line. Change it with `native/bindings/python.cpp`, `native/core/types.hpp` or `functions.inc`.

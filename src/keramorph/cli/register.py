@@ -45,6 +45,13 @@ class Transform(Enum):
     deformable = "deformable"
 
 
+class Channels(Enum):
+    """What of the channels of an image counts, likewise."""
+
+    mean = "mean"
+    each = "each"
+
+
 class Algorithm(Enum):
     """The ways to find a deformation, likewise."""
 
@@ -60,16 +67,30 @@ def register(
     fixed: Annotated[Path | None, typer.Argument(metavar="FIXED", help="Image that stays: file, DICOM folder.")] = None,
     moving: Annotated[Path | None, typer.Argument(metavar="MOVING", help="Image that is laid onto it.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
+    also_fixed: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="Further image of what FIXED shows, T2 beside T1; may be repeated."),
+    ] = None,
+    also_moving: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="Further image of what MOVING shows, for each --also-fixed."),
+    ] = None,
     preset: Annotated[Preset, typer.Option(help="What counts more, time or accuracy.")] = Preset.default,
     metric: Annotated[Metric | None, typer.Option(help="What the images are compared by.")] = None,
+    channels: Annotated[Channels | None, typer.Option(help="What of colours: their mean, or each of them.")] = None,
     transform: Annotated[Transform | None, typer.Option(help="What may be found; the last one by default.")] = None,
     algorithm: Annotated[Algorithm | None, typer.Option(help="How a deformation is found.")] = None,
     config: Annotated[Path | None, typer.Option(help="Parameters, .yaml, or summary.json of an earlier run.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show all parameters, and end.")] = False,
     initial: Annotated[Path | None, typer.Option(help="Transform to start from, instead of a search.")] = None,
     already_aligned: Annotated[bool, typer.Option("--already-aligned", help="Start from the headers.")] = False,
-    fixed_mask: Annotated[Path | None, typer.Option(help="What counts of FIXED, not 0 where it does.")] = None,
-    moving_mask: Annotated[Path | None, typer.Option(help="What counts of MOVING, likewise.")] = None,
+    fixed_mask: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="What counts of FIXED, not 0 where it does; or one for each fixed image."),
+    ] = None,
+    moving_mask: Annotated[
+        list[Path] | None, typer.Option(metavar="PATH", help="What counts of MOVING, likewise.")
+    ] = None,
     fixed_landmarks: Annotated[
         Path | None, typer.Option(help="Points of FIXED, .csv with x, y, z in mm (LPS).")
     ] = None,
@@ -90,7 +111,7 @@ def register(
     a summary in numbers and a report to look at.
     """
     asked: dict[str, Any] = {"seed": seed, "time_budget": time_budget, "search": False if already_aligned else None}
-    chosen = {"metric": metric, "transform": transform, "algorithm": algorithm}
+    chosen = {"metric": metric, "channels": channels, "transform": transform, "algorithm": algorithm}
     asked |= {name: choice and choice.value for name, choice in chosen.items()}
     changes = {name: value for name, value in asked.items() if value is not None}
     engine = f"{engine}:{device}" if device else engine
@@ -102,25 +123,27 @@ def register(
             f"A search has one start. Received: --already-aligned and --initial {initial}. Leave one of the two out."
         )
     check_free(output, overwrite=overwrite)
+    images = [fixed, *(also_fixed or [])], [moving, *(also_moving or [])]
+    masks = fixed_mask or [], moving_mask or []
     hints = {"landmarks": (fixed_landmarks, moving_landmarks), "labels": (fixed_labels, moving_labels)}
-    beside = [initial, config, fixed_mask, moving_mask, *hints["landmarks"], *hints["labels"]]
-    check_inputs_apart(output, *filter(None, [fixed, moving, *beside]))
+    beside = [initial, config, *masks[0], *masks[1], *hints["landmarks"], *hints["labels"]]
+    check_inputs_apart(output, *filter(None, [*images[0], *images[1], *beside]))
     with stage(output) as folder:
         from keramorph import backend, registration
 
         parameters = _read_parameters(preset, config, changes)
         backend.set_threads(threads)
-        given: dict[str, Any] = {"masks": (fixed_mask, moving_mask), "initial": initial, "engine": engine}
+        given: dict[str, Any] = {"masks": tuple(map(_join_masks, masks)), "initial": initial, "engine": engine}
         start = time.perf_counter()
         with show_registration(quiet=quiet) as progress:
-            scans = (_add_hints(image, k, hints) for k, image in enumerate((fixed, moving)))
+            scans = (_add_hints(side, k, hints) for k, side in enumerate(images))
             result = registration.register(*scans, config=parameters, progress=progress, **given)
         seconds = {"register": time.perf_counter() - start}
         run = {"config": dataclasses.asdict(parameters), **given, **hints, "threads": threads, "seconds": seconds}
         # Drawing is imported late: whoever gave a wrong file need not wait for it.
         from keramorph.cli.result_files import write_files
 
-        names = write_files(result, folder, fixed=fixed, moving=moving, run=run)
+        names = write_files(result, folder, images=images, run=run)
     if not quiet:
         _summarise(result, output, names, seconds=time.perf_counter() - start)
     return _end(result.outcome)
@@ -140,13 +163,20 @@ def _show(path: Path | None) -> str:
     return "nothing" if path is None else repr(str(path))
 
 
-def _add_hints(image: Path, number: int, hints: dict[str, tuple[Path | None, Path | None]]) -> Any:
-    """The fixed or the moving image (0 or 1), with what the files say of it."""
+def _join_masks(given: list[Path]) -> Path | list[Path] | None:
+    """One mask for all images of a side, or one for each."""
+    if len(given) > 1:
+        return given
+    return given[0] if given else None
+
+
+def _add_hints(images: list[Path], number: int, hints: dict[str, tuple[Path | None, Path | None]]) -> Any:
+    """The fixed or the moving images (0 or 1), with what the files say of them."""
     from keramorph.cli.points import read_points
     from keramorph.registration import Scan
 
     landmarks, labels = hints["landmarks"][number], hints["labels"][number]
-    return Scan(image, None if landmarks is None else read_points(landmarks).points, labels)
+    return Scan(images, None if landmarks is None else read_points(landmarks).points, labels)
 
 
 def _read_parameters(preset: Preset, path: Path | None, changes: dict[str, Any]) -> Any:

@@ -22,19 +22,19 @@ VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".tif", ".tiff")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
-def write_files(result: Any, folder: Path, *, fixed: Path, moving: Path, run: dict[str, Any]) -> list[str]:
+def write_files(result: Any, folder: Path, *, images: tuple[list[Path], list[Path]], run: dict[str, Any]) -> list[str]:
     """Write everything that a registration found into a folder.
 
     Args:
         result: What `keramorph.register` returned.
         folder: An empty folder.
-        fixed: File or folder that the fixed image came from.
-        moving: File or folder that the moving image came from.
+        images: Files or folders that the fixed and the moving images came from, the first ones in front.
         run: What else the summary shall tell about the run.
 
     Returns:
         Names of the files.
     """
+    (fixed, *also_fixed), (moving, *also_moving) = images
     moved = "moved" + choose_suffix(fixed, moving, result.moved)
     write_image(result.moved, folder / moved)
     write_transform(result.transform, folder / "transform.h5")
@@ -43,7 +43,12 @@ def write_files(result: Any, folder: Path, *, fixed: Path, moving: Path, run: di
     names = [moved, "transform.h5", "inverse.h5", "report.png", "summary.json"]
     summary = {
         "versions": read_versions(),
-        "inputs": {"fixed": _describe(result.fixed, fixed), "moving": _describe(result.moving, moving)},
+        "inputs": {
+            "fixed": _describe(result.fixed, fixed),
+            "moving": _describe(result.moving, moving),
+            "also_fixed": also_fixed,
+            "also_moving": also_moving,
+        },
         "outcome": dataclasses.asdict(result.outcome),
         "metric": dataclasses.asdict(result.metric),
         "metrics": dict(result.metrics),

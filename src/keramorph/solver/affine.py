@@ -11,11 +11,11 @@ import numpy as np
 from keramorph import backend
 from keramorph._typing import Array
 from keramorph.solver.hints import measure_landmarks
-from keramorph.solver.mapping import measure_inside, voxel_matrix, voxel_positions, weigh
+from keramorph.solver.mapping import measure_inside, voxel_matrix, voxel_positions, weigh, weigh_by_any
 from keramorph.solver.minimise import minimise
 from keramorph.solver.motion import Kind, Motion
 from keramorph.solver.pyramid import Hints, Level
-from keramorph.solver.similarity import Similarity, SoftDice
+from keramorph.solver.similarity import Similarity, SoftDice, compare_channels, count_channels, split_channels
 from keramorph.space import Grid
 
 _TOLERANCE = 1e-4
@@ -91,7 +91,9 @@ class _Problem:
         grid = level.fixed.grid
         ndim = grid.ndim
         self.level, self.options, self.matrix = level, options, matrix
-        self.fixed = options.similarity.prepare(level.fixed.values)
+        self.fixed = [options.similarity.prepare(channel) for channel in split_channels(level.fixed.values)]
+        self.moving = split_channels(level.moving.values)
+        self.channels = count_channels(options.similarity, level.fixed.values, level.fixed.mask)
         self.hints = level.hints or Hints()
         self.labels: Any = None if self.hints.labels is None else SoftDice().prepare(self.hints.labels[0].values)
         self.centre = grid.center
@@ -119,30 +121,35 @@ class _Problem:
 
     def evaluate(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
         """Loss and its gradient."""
-        level, matrix = self.level, self.to_matrix(parameters)
+        matrix = self.to_matrix(parameters)
         scales = np.linalg.svd(matrix[:-1, :-1], compute_uv=False)
         if np.linalg.det(matrix[:-1, :-1]) <= 0 or scales[0] > _MOST_SCALE or scales[-1] < 1 / _MOST_SCALE:
             # Not a way from one body to another: the line search takes a shorter step.
             return np.inf, np.zeros_like(parameters)
-        engine = backend.of(level.fixed.values)
-        moved, slope = engine.sample_with_derivative(level.moving.values, self._read_at(matrix))
-        result = self.options.similarity.compare(self.fixed, moved, self.weight)
-        price, pull = self._compare_labels(engine, self._read_at(matrix))
-        turning, moving = self._collect(engine.xp, result.derivative * slope[..., 0, :] + pull)
+        engine = backend.of(self.points)
+        positions = self._read_at(matrix)
+        moved, slopes = zip(*(engine.sample_with_derivative(one, positions) for one in self.moving), strict=True)
+        price, pull = self._compare_labels(engine, positions)
+        similarity = 0.0
+        results = compare_channels(self.options.similarity, self.fixed, moved, self.weight, count=self.channels)
+        for slope, result in zip(slopes, results, strict=True):
+            similarity += float(result.similarity)
+            pull = result.derivative * slope[..., 0, :] + pull
+        turning, moving = self._collect(engine.xp, pull)
         price += self._add_landmarks(matrix, turning, moving)
         measure = _measure_strain if self.options.turns_are_free else _measure_change
         strain, strain_gradient = measure(matrix[:-1, :-1])
         cost = self.options.strain_weight
         turning += cost * strain_gradient / self.radius
         gradient = np.concatenate([self.motion.pull(parameters[: -len(moving)], turning), moving])
-        return 1 - float(result.similarity) + cost * strain + price, gradient
+        return 1 - similarity + cost * strain + price, gradient
 
     def _compare_labels(self, engine: Any, positions: Array) -> tuple[float, Any]:
         """What the labels cost, and the derivative of what they gain to the positions `(1, *spatial, n)`."""
         if self.hints.labels is None:
             return 0.0, 0.0
         moved, slope = engine.sample_with_derivative(self.hints.labels[1].values, positions)
-        result = SoftDice().compare(self.labels, moved, self.weight)
+        result = SoftDice().compare(self.labels, moved, weigh_by_any(self.weight))
         pull = engine.xp.sum(result.derivative[..., None] * slope, axis=-2)
         return self.hints.label_weight * (1 - float(result.similarity)), self.hints.label_weight * pull
 

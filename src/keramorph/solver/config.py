@@ -11,6 +11,7 @@ from keramorph.solver.motion import Kind
 Preset = Literal["fast", "default", "accurate"]
 Metric = Literal["auto", "lncc", "ncc", "mse", "nmi", "ngf", "mind"]
 Transform = Literal["rigid", "similarity", "affine", "deformable"]
+Channels = Literal["mean", "each"]
 Algorithm = Literal["greedy", "velocity", "symmetric", "bspline", "mixed"]
 
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -33,6 +34,8 @@ class Config:
             the whole images; `"mse"`, squared differences, for images of one unit; `"nmi"`, normalised mutual
             information; `"ngf"`, directions of edges; `"mind"`, self-similarities, which are searched, not followed.
             `"auto"` takes the local correlation, and self-similarities where that finds nothing.
+        channels: What of an image with several channels, a coloured one for one: their `"mean"`, or `"each"` of them
+            with that of the other image.
         transform: What may be found: `"rigid"`, rotation and shift; `"similarity"`, one scale besides; `"affine"`,
             stretch and shear too; `"deformable"`, an affine transform and a deformation.
         algorithm: How a deformation is found: `"greedy"`, by small updates composed one after the other; `"velocity"`,
@@ -80,6 +83,7 @@ class Config:
     """
 
     metric: Metric = "auto"
+    channels: Channels = "mean"
     transform: Transform = "deformable"
     algorithm: Algorithm = "greedy"
     levels: int = 5
@@ -164,7 +168,11 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "bool": ((bool,), "True or False"),
     "Metric": ((str,), f"one of {', '.join(get_args(Metric))}"),
 }
-_CHOICES: dict[str, tuple[str, ...]] = {"Transform": get_args(Transform), "Algorithm": get_args(Algorithm)}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "Channels": get_args(Channels),
+    "Transform": get_args(Transform),
+    "Algorithm": get_args(Algorithm),
+}
 _RANGES = (
     ("levels", 1, 12),
     ("iterations", 0, 100_000),

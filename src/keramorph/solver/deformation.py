@@ -21,7 +21,14 @@ from keramorph.solver.blocks import Pair, add_blocks, add_up
 from keramorph.solver.hints import Follower, Gathered
 from keramorph.solver.mapping import locate, voxel_matrix, weigh
 from keramorph.solver.pyramid import Level, smoothing_width
-from keramorph.solver.similarity import BlockCorrelation, Comparison, Similarity
+from keramorph.solver.similarity import (
+    BlockCorrelation,
+    Comparison,
+    Similarity,
+    compare_channels,
+    count_channels,
+    split_channels,
+)
 
 _PATIENCE = 10
 """Iterations over which the gain is measured."""
@@ -54,11 +61,11 @@ class DeformationOptions:
 
 
 class Images(NamedTuple):
-    """What an iteration reads and never changes."""
+    """What an iteration reads and never changes; `known`, what is prepared of them, and both images by channels."""
 
-    fixed: Array
+    fixed: tuple[Array, ...]
     known: Any
-    moving: Array
+    moving: tuple[Array, ...]
     fixed_mask: Array | None
     moving_mask: Array | None
     hints: Gathered
@@ -84,6 +91,7 @@ class Deformation(ABC):
         # Steps are as long in every direction in units of the spacing, whatever the voxels.
         self.from_units = np.linalg.inv(grid.matrix / spacing)
         self.follower = Follower(bearer, matrix)
+        self.channels = count_channels(options.similarity, level.fixed.values, level.fixed.mask)
         self.bearer_map, self.bearer_per_unit = _map_units(bearer, matrix)
 
     @staticmethod
@@ -111,19 +119,19 @@ class Deformation(ABC):
     def gather(self) -> Images:
         """What every iteration reads."""
         fixed, moving, by_blocks = self.level.fixed, self.level.moving, self.options.by_blocks
-        known: Any = None
+        channels = split_channels(fixed.values)
+        known: tuple[Any, ...]
         if by_blocks is not None:
-            known = by_blocks.prepare(fixed.values, self.level.field_grid.shape)
+            known = tuple(by_blocks.prepare(channel, self.level.field_grid.shape) for channel in channels)
         else:
-            known = self.options.similarity.prepare(fixed.values)
-        return Images(fixed.values, known, moving.values, fixed.mask, moving.mask, self.follower.gather())
+            known = tuple(self.options.similarity.prepare(channel) for channel in channels)
+        images = channels, known, split_channels(moving.values)
+        return Images(*images, fixed.mask, moving.mask, self.follower.gather())
 
     def push(self, displacement: Array, images: Images) -> tuple[Array, Array]:
         """Force and stiffness `(1, *spatial, ndim + 1)` at each vector, and the similarity less what hints cost."""
         if self.options.by_blocks is not None:
-            pair = Pair(images.fixed, images.moving, images.fixed_mask, images.moving_mask)
-            sums = add_blocks(pair, displacement, self.map, self.per_unit.T)
-            pushed, similarity = self.options.by_blocks.push(images.known, sums)
+            pushed, similarity = self._push_blocks(displacement, images, self.options.by_blocks)
         elif self.level.coarser is None:
             pushed, similarity = self._push_voxels(displacement, images)
         else:
@@ -133,14 +141,26 @@ class Deformation(ABC):
         extra, cost = self._follow(displacement, images)
         return pushed if extra is None else pushed + extra, similarity - cost
 
+    def _push_blocks(self, displacement: Array, images: Images, measure: BlockCorrelation) -> tuple[Array, Array]:
+        """Force and stiffness at each block, the mean of the channels', and the similarity."""
+        parts = []
+        for fixed, moving, known in zip(images.fixed, images.moving, images.known, strict=True):
+            pair = Pair(fixed, moving, images.fixed_mask, images.moving_mask)
+            parts.append(measure.push(known, add_blocks(pair, displacement, self.map, self.per_unit.T)))
+        if len(parts) == 1:
+            return parts[0]
+        return sum(part[0] for part in parts) / len(parts), sum(part[1] for part in parts) / len(parts)
+
     def _push_voxels(self, displacement: Array, images: Images) -> tuple[Array, Array]:
         """Force and stiffness at each voxel, and the similarity."""
         positions, inside = locate(self.map, displacement, self.level.moving.grid.shape)
-        moved, slope = backend.of(displacement).sample_with_derivative(images.moving, positions)
+        moved, slopes = read_channels(images.moving, positions)
         weight = weigh(images.fixed_mask, images.moving_mask, positions, inside)
         del positions, inside
-        result = self.options.similarity.compare(images.known, moved, weight)
-        return self.weigh_slope(slope[..., 0, :], result, self.per_unit), result.similarity
+        found = compare_channels(self.options.similarity, images.known, moved, weight, count=self.channels)
+        results = list(found)
+        del moved, weight
+        return self.weigh_slopes(slopes, results, self.per_unit), sum(result.similarity for result in results)
 
     def _follow(self, displacement: Array, images: Images) -> tuple[Array | None, Any]:
         """Force and stiffness of the hints at each vector, None without any, and what they cost."""
@@ -154,6 +174,13 @@ class Deformation(ABC):
     def _push_channel(self, slope: Array, result: Comparison) -> Array:
         """Force and stiffness that one channel of what is known of the images makes by its slope."""
         return self.weigh_slope(slope, result, self.bearer_per_unit)
+
+    def weigh_slopes(self, slopes: list[Array], results: list[Comparison], per_unit: np.ndarray) -> Array:
+        """Force and stiffness that all channels of an image make, see `weigh_slope`."""
+        pushed = self.weigh_slope(slopes[0], results[0], per_unit)
+        for slope, result in zip(slopes[1:], results[1:], strict=True):
+            pushed = pushed + self.weigh_slope(slope, result, per_unit)
+        return pushed
 
     def weigh_slope(self, slope: Array, result: Comparison, per_unit: np.ndarray) -> Array:
         """Force, in units of the spacing, and stiffness: `(1, *spatial, ndim + 1)`.
@@ -212,6 +239,12 @@ def _map_units(level: Level, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray
     grid = level.fixed.grid
     between = voxel_matrix(matrix, grid, level.moving.grid)
     return between, between[: grid.ndim, : grid.ndim] @ np.linalg.inv(grid.matrix / level.spacing)
+
+
+def read_channels(channels: tuple[Array, ...], positions: Array) -> tuple[list[Array], list[Array]]:
+    """Each channel at positions, `(1, *spatial, 1)`, and its slope there, `(1, *spatial, ndim)`."""
+    read = [backend.of(positions).sample_with_derivative(channel, positions) for channel in channels]
+    return [values for values, _ in read], [slope[..., 0, :] for _, slope in read]
 
 
 def deform(

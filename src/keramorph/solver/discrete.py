@@ -22,7 +22,7 @@ from keramorph.ops.self_similarity import shift
 from keramorph.ops.windows import average_box
 from keramorph.solver.mapping import locate, voxel_matrix, weigh
 from keramorph.solver.pyramid import Layer, Level, coarsen
-from keramorph.solver.similarity import SelfSimilarity
+from keramorph.solver.similarity import SelfSimilarity, take_channel
 from keramorph.space import Grid
 
 _PASSES = ((3, 4), (2, 2), (1, 1))
@@ -83,33 +83,39 @@ def deform_discretely(
     """
     engine, measure = backend.of(level.fixed.values), SelfSimilarity()
     grid, mask = level.fixed.grid, level.fixed.mask
-    known = level.fixed.values * 0 + 1 if mask is None else mask
-    fixed = _Described(measure.prepare(level.fixed.values), known, grid)
+    fixed = _describe(level.fixed.values, level.fixed.values * 0 + 1 if mask is None else mask, grid)
     losses: list[float] = []
     for done, (scale, reach) in enumerate(_PASSES):
-        moved = _describe_moved(level, matrix, displacement, measure)
-        similarity = measure.measure_described(fixed.values, moved.values, fixed.mask * moved.mask)
-        losses.append(1 - float(similarity))
+        moved = _describe_moved(level, matrix, displacement)
+        pairs = zip(fixed, moved, strict=True)
+        each = [float(measure.measure_described(f.values, m.values, f.mask * m.mask)) for f, m in pairs]
+        losses.append(1 - sum(each) / len(each))
         notify(done, len(_PASSES), losses[-1])
         update = _search(fixed, moved, scale * level.spacing, reach)
         displacement = engine.compose(displacement, ops.resize_displacement(update, shape=grid.shape))
     return displacement, losses
 
 
-def _describe_moved(level: Level, matrix: np.ndarray, displacement: Array, measure: SelfSimilarity) -> _Described:
-    """The moving image's descriptors on the fixed grid, with how much each voxel is known."""
+def _describe(values: Array, mask: Array, grid: Grid) -> list[_Described]:
+    """The descriptors of each channel of an image."""
+    channels, measure = range(values.shape[-1]), SelfSimilarity()
+    return [_Described(measure.prepare(take_channel(values, k)), take_channel(mask, k), grid) for k in channels]
+
+
+def _describe_moved(level: Level, matrix: np.ndarray, displacement: Array) -> list[_Described]:
+    """The moving channels' descriptors on the fixed grid, with how much each voxel is known."""
     grid, moving = level.fixed.grid, level.moving
     positions, inside = locate(voxel_matrix(matrix, grid, moving.grid), displacement, moving.grid.shape)
     moved = backend.of(positions).sample(moving.values, positions)
-    return _Described(measure.prepare(moved), weigh(None, moving.mask, positions, inside), grid)
+    return _describe(moved, weigh(None, moving.mask, positions, inside), grid)
 
 
-def _search(fixed: _Described, moved: _Described, spacing: float, reach: int) -> Array:
+def _search(fixed: list[_Described], moved: list[_Described], spacing: float, reach: int) -> Array:
     """Displacement `(1, *spatial, ndim)` of control points of a spacing in millimetres, in their voxels."""
-    engine = backend.of(fixed.values)
-    fixed, moved = _average(fixed, spacing), _average(moved, spacing)
-    shifts = _list_shifts(fixed.grid, spacing, reach)
-    forward, backward = _measure_costs(engine, fixed, moved, shifts)
+    engine = backend.of(fixed[0].values)
+    pairs = [(_average(f, spacing), _average(m, spacing)) for f, m in zip(fixed, moved, strict=True)]
+    shifts = _list_shifts(pairs[0][0].grid, spacing, reach)
+    forward, backward = _measure_costs(engine, pairs, shifts)
     there, back = (_agree(engine, costs, shifts) for costs in (forward, backward))
     for _ in range(_ROUNDS):
         there, back = (there - engine.compose(back, there) + there) / 2, (back - engine.compose(there, back) + back) / 2
@@ -131,24 +137,30 @@ def _list_shifts(grid: Grid, spacing: float, reach: int) -> _Shifts:
     return _Shifts(steps, steps * share)
 
 
-def _measure_costs(engine: Any, fixed: _Described, moved: _Described, shifts: _Shifts) -> tuple[Array, Array]:
+def _measure_costs(engine: Any, pairs: list[tuple[_Described, _Described]], shifts: _Shifts) -> tuple[Array, Array]:
     """What each shift of each point costs, `(1, *spatial, shifts)`: read in the moved image, and the other way round.
 
     What a fixed point is like beside a moved one, the moved one is beside the fixed one: the second follows from the
     first.
     """
-    xp, share = engine.xp, 1 / fixed.values.shape[-1]
+    xp = engine.xp
     costs, weights = [], []
     for step in shifts.steps:
-        weight = fixed.mask * _shift(xp, moved.mask, step, beyond=0.0)
-        difference = fixed.values - _shift(xp, moved.values, step)
-        costs.append(share * weight * xp.einsum("...k,...k->...", difference, difference)[..., None])
-        weights.append(weight)
+        (cost, weight), *others = (_measure_cost(xp, *pair, step) for pair in pairs)
+        costs.append(sum((one for one, _ in others), cost) / len(pairs))
+        weights.append(sum((one for _, one in others), weight) / len(pairs))
     # The list of shifts is symmetric: from its end come their opposites.
-    pairs = list(zip(shifts.steps, costs[::-1], weights[::-1], strict=True))
-    back = [_shift(xp, cost, step, beyond=0.0) for step, cost, _ in pairs]
-    back_weights = [_shift(xp, weight, step, beyond=0.0) for step, _, weight in pairs]
+    turned = list(zip(shifts.steps, costs[::-1], weights[::-1], strict=True))
+    back = [_shift(xp, cost, step, beyond=0.0) for step, cost, _ in turned]
+    back_weights = [_shift(xp, weight, step, beyond=0.0) for step, _, weight in turned]
     return _average_costs(engine, costs, weights), _average_costs(engine, back, back_weights)
+
+
+def _measure_cost(xp: Any, fixed: _Described, moved: _Described, step: np.ndarray) -> tuple[Array, Array]:
+    """What a shift of each point costs in one channel, `(1, *spatial, 1)`, times how much is known; and this."""
+    share, weight = 1 / fixed.values.shape[-1], fixed.mask * _shift(xp, moved.mask, step, beyond=0.0)
+    difference = fixed.values - _shift(xp, moved.values, step)
+    return share * weight * xp.einsum("...k,...k->...", difference, difference)[..., None], weight
 
 
 def _shift(xp: Any, image: Array, step: np.ndarray, *, beyond: float = 1.0) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from keramorph import backend
 from keramorph._typing import Array
 from keramorph.solver.config import Config
-from keramorph.solver.mapping import to_engine, to_numpy
+from keramorph.solver.mapping import to_engine, to_numpy, weigh_by_any
 from keramorph.solver.pyramid import Hints, Landmarks, Layer, Level, build_pyramid, coarsen_grid
 from keramorph.solver.similarity import Comparison, SoftDice
 
@@ -152,7 +152,7 @@ class Follower:
 
     def _follow_labels(self, arrays: Gathered, positions: Array, weight: Array, push: Push) -> tuple[Array, Array]:
         moved, slope = backend.of(positions).sample_with_derivative(arrays.moving, positions)
-        result = self.dice.compare(arrays.fixed, moved, weight)
+        result = self.dice.compare(arrays.fixed, moved, weigh_by_any(weight))
         pushed: Any = 0.0
         for k in range(moved.shape[-1]):
             part = Comparison(

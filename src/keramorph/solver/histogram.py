@@ -10,6 +10,7 @@ from keramorph import backend
 from keramorph._typing import Array
 from keramorph.solver.mapping import locate, to_engine, to_numpy, voxel_matrix, weigh
 from keramorph.solver.pyramid import Level
+from keramorph.solver.similarity import take_channel
 
 _BINS = 256
 _MIDDLES = (np.arange(_BINS) + 0.5) / _BINS
@@ -42,17 +43,31 @@ def match_histograms(level: Level, matrix: np.ndarray, displacement: Array) -> L
     """
     fixed, moving = level.bearer.fixed, level.bearer.moving
     positions, inside = locate(voxel_matrix(matrix, fixed.grid, moving.grid), displacement, moving.grid.shape)
-    moved = backend.of(positions).sample(moving.values, positions)
-    weight = weigh(fixed.mask, moving.mask, positions, inside)
-    joint = _count(to_numpy(moved), to_numpy(fixed.values), to_numpy(weight))
-    curve = _draw_curve(joint)
-    straight, bent = (_measure_rest(joint, values) for values in (_MIDDLES, curve))
-    if bent > _CLEARLY * straight:
+    moved = to_numpy(backend.of(positions).sample(moving.values, positions))
+    weight = to_numpy(weigh(fixed.mask, moving.mask, positions, inside))
+    shown, values = to_numpy(fixed.values), level.moving.values
+    changed = [
+        _match(take_channel(values, k), moved[..., k], shown[..., k], weight[..., min(k, weight.shape[-1] - 1)])
+        for k in range(values.shape[-1])
+    ]
+    if all(channel is None for channel in changed):
         return level
-    eased = to_engine(_ease(joint.sum(axis=1), curve)[None, :, None], moving.values)
-    values = level.moving.values
-    matched = backend.of(values).sample(eased, backend.of(values).xp.reshape(values, (1, -1, 1)) * _BINS - 0.5)
-    return replace(level, moving=replace(level.moving, values=backend.of(values).xp.reshape(matched, values.shape)))
+    joined = [take_channel(values, k) if new is None else new for k, new in enumerate(changed)]
+    values = joined[0] if len(joined) == 1 else backend.of(values).xp.concatenate(joined, axis=-1)
+    return replace(level, moving=replace(level.moving, values=values))
+
+
+def _match(values: Array, moved: np.ndarray, fixed: np.ndarray, weight: np.ndarray) -> Array | None:
+    """A channel of the moving image with the fixed one's histogram; None where that helps little."""
+    joint = _count(moved, fixed, weight)
+    curve = _draw_curve(joint)
+    straight, bent = (_measure_rest(joint, heights) for heights in (_MIDDLES, curve))
+    if bent > _CLEARLY * straight:
+        return None
+    xp = backend.of(values).xp
+    eased = to_engine(_ease(joint.sum(axis=1), curve)[None, :, None], values)
+    matched = backend.of(values).sample(eased, xp.reshape(values, (1, -1, 1)) * _BINS - 0.5)
+    return xp.reshape(matched, values.shape)
 
 
 def _count(moved: np.ndarray, fixed: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Images as the solver wants them: one channel, values from 0 to 1, and what is missing known."""
+"""Channels as the solver wants them: values from 0 to 1, and what is missing known."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ def _measure_span(values: np.ndarray, there: np.ndarray, name: str) -> Span:
     known = values if there.all() else values[there]
     if known.size == 0:
         raise InputError(
-            f"The {name} image needs at least one finite value that counts. Received: {values.size} values, all NaN, "
+            f"The {name} needs at least one finite value that counts. Received: {values.size} values, all NaN, "
             "infinite or masked out. Check how the file, and the mask if there is one, was made."
         )
     low, high = _find_range(known)
     if not high > low:
         raise InputError(
-            f"The {name} image needs contrast to be registered. Received: the same value {low:g} nearly everywhere. "
+            f"The {name} needs contrast to be registered. Received: the same value {low:g} nearly everywhere. "
             "Check that the right file, and the right channel, was given."
         )
     return Span(low, high)

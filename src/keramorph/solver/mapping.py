@@ -83,10 +83,18 @@ def measure_inside(positions: Array, shape: tuple[int, ...]) -> Array:
 
 
 def weigh(fixed_mask: Array | None, moving_mask: Array | None, positions: Array, inside: Array) -> Array:
-    """Weight `(1, *spatial, 1)` of each fixed voxel: how far inside it reads, but 0 where either image says nothing."""
+    """Weight of each fixed voxel: how far inside it reads, but 0 where either image says nothing.
+
+    `(1, *spatial, 1)`, or as many channels as the masks have.
+    """
     weight = inside
     if fixed_mask is not None:
         weight = weight * fixed_mask
     if moving_mask is not None:
         weight = weight * backend.of(positions).sample(moving_mask, positions)
     return weight
+
+
+def weigh_by_any(weight: Array) -> Array:
+    """How much each voxel counts in the channel where it counts most, `(1, *spatial, 1)`, of a weight in channels."""
+    return weight if weight.shape[-1] == 1 else backend.of(weight).xp.max(weight, axis=-1, keepdims=True)

@@ -25,8 +25,9 @@ class Layer:
     """One image at one level.
 
     Args:
-        values: `(1, *grid.shape, 1)`; more channels where an image is told by what it is like.
-        mask: Weight of each voxel in [0, 1], `(1, *grid.shape, 1)`; None where all count.
+        values: `(1, *grid.shape, channels)`.
+        mask: Weight of each voxel in [0, 1], `(1, *grid.shape, channels)`, or one channel that holds for all of them;
+            None where all count.
         grid: Where the voxels lie.
     """
 

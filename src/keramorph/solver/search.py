@@ -104,8 +104,8 @@ def solve(
     """Return the transform that lays the moving image on the fixed one.
 
     Args:
-        fixed: Fixed image `(1, *spatial, 1)` in [0, 1], float32 of any engine.
-        moving: Moving image, of the same engine.
+        fixed: Fixed image `(1, *spatial, channels)` in [0, 1], float32 of any engine.
+        moving: Moving image, of the same engine and with as many channels, each compared with the fixed one.
         config: Parameters.
         known: What is known beside the images.
         initial: Where to start; None to look for a start.
@@ -288,9 +288,16 @@ def _doubt(loss: float) -> float:
     return min(max(1.0, _DOUBT * loss / max(1 - loss, 1e-6)), _MOST_DOUBT)
 
 
+def _compares_blocks(level: Level, metric: Metric) -> bool:
+    """Whether what blocks of voxels add up to is enough: not where each channel has a mask of its own."""
+    masks = [layer.mask for layer in (level.fixed, level.moving) if layer.mask is not None]
+    shared = all(mask.shape[-1] == 1 for mask in masks)
+    return level.coarser is not None and metric in ("auto", "lncc") and shared
+
+
 def _set_deformation(level: Level, coarser: int, doubt: float, config: Config) -> DeformationOptions:
     """What the deformable stage may do at a level which is so many levels coarser than the finest."""
-    grid, blocks = level.fixed.grid, level.coarser is not None and config.metric in ("auto", "lncc")
+    grid, blocks = level.fixed.grid, _compares_blocks(level, config.metric)
     cost = math.prod(grid.shape) * (_HISTOGRAM if config.metric == "nmi" else _BLOCK if blocks else 1)
     affordable = max(_WORTHWHILE, int(config.work / cost))
     widest = _WIDEST * max(np.asarray(grid.shape) * grid.spacing) / level.spacing

@@ -111,9 +111,10 @@ def _join(linear: np.ndarray, fixed_point: np.ndarray, moving_point: np.ndarray)
 
 def _measure_mass(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """Centre of mass and covariance of the mass in millimetres."""
-    mass = to_numpy(layer.values)[0, ..., 0].astype(np.float64)
+    mass = to_numpy(layer.values)[0].astype(np.float64)
     if layer.mask is not None:
-        mass = mass * to_numpy(layer.mask)[0, ..., 0]
+        mass = mass * to_numpy(layer.mask)[0]
+    mass = mass.mean(axis=-1)
     points = _points(layer.grid)
     weights = mass.reshape(-1, 1) / mass.sum()
     mean = (weights * points).sum(axis=0)

@@ -12,8 +12,9 @@ import numpy as np
 
 from keramorph import backend, ops
 from keramorph._typing import Array
-from keramorph.solver.deformation import Deformation, Fields, Images
+from keramorph.solver.deformation import Deformation, Fields, Images, read_channels
 from keramorph.solver.mapping import locate
+from keramorph.solver.similarity import compare_channels, split_channels
 
 _INVERSION = 30
 """Steps by which a half is inverted."""
@@ -43,35 +44,42 @@ class Symmetric(Deformation):
     def gather(self) -> Images:
         """What every iteration reads: of the fixed image all of it, for it moves too."""
         fixed, moving = self.level.fixed, self.level.moving
-        return Images(fixed.values, None, moving.values, fixed.mask, moving.mask, self.follower.gather())
+        images = split_channels(fixed.values), None, split_channels(moving.values)
+        return Images(*images, fixed.mask, moving.mask, self.follower.gather())
 
     def advance(self, state: Fields, images: Images) -> tuple[Fields, Array]:
         """The next two halves, and the similarity before them."""
         back, forth, *bend = state
         engine, ndim = backend.of(back), self.level.fixed.grid.ndim
         there = engine.compose(bend[0], forth) if bend else forth
-        fixed, fixed_slope, fixed_weight = _read(images.fixed, images.fixed_mask, np.eye(ndim + 1), back)
-        moving, moving_slope, moving_weight = _read(images.moving, images.moving_mask, self.map, there)
+        fixed, fixed_slopes, fixed_weight = _read(images.fixed, images.fixed_mask, np.eye(ndim + 1), back)
+        moving, moving_slopes, moving_weight = _read(images.moving, images.moving_mask, self.map, there)
         measure, weight = self.options.similarity, fixed_weight * moving_weight
-        by_moving = measure.compare(measure.prepare(fixed), moving, weight)
-        by_fixed = measure.compare(measure.prepare(moving), fixed, weight)
-        onward = self.weigh_slope(moving_slope, by_moving, self.per_unit)
-        backward = self.weigh_slope(fixed_slope, by_fixed, self.from_units)
+        by_moving, by_fixed = (
+            list(
+                compare_channels(measure, [measure.prepare(one) for one in target], other, weight, count=self.channels)
+            )
+            for target, other in ((fixed, moving), (moving, fixed))
+        )
+        onward = self.weigh_slopes(moving_slopes, by_moving, self.per_unit)
+        backward = self.weigh_slopes(fixed_slopes, by_fixed, self.from_units)
         # Both images move by the update: what separates them changes by twice as much, its square by four times.
         onward_share, backward_share = ([side] * ndim + [2.0] for side in (1.0, -1.0))
         pushed = onward * _vector(onward_share, onward) + backward * _vector(backward_share, onward)
         update = self.limit(self.blur(pushed), self.options.step / 2)
         halves = self.smooth(engine.compose(back, -update)), self.smooth(engine.compose(forth, update))
-        return (*halves, *bend), (by_moving.similarity + by_fixed.similarity) / 2
+        return (*halves, *bend), sum(result.similarity for result in (*by_moving, *by_fixed)) / 2
 
 
-def _read(image: Array, mask: Array | None, matrix: np.ndarray, displacement: Array) -> tuple[Array, Array, Array]:
-    """An image where a matrix takes displaced voxels, its slope there, and what counts of it."""
+def _read(
+    channels: tuple[Array, ...], mask: Array | None, matrix: np.ndarray, displacement: Array
+) -> tuple[list[Array], list[Array], Array]:
+    """Channels where a matrix takes displaced voxels, their slopes there, and what counts of them."""
     engine = backend.of(displacement)
-    positions, inside = locate(matrix, displacement, tuple(image.shape[1:-1]))
-    values, slope = engine.sample_with_derivative(image, positions)
+    positions, inside = locate(matrix, displacement, tuple(channels[0].shape[1:-1]))
+    values, slopes = read_channels(channels, positions)
     weight = inside if mask is None else inside * engine.sample(mask, positions)
-    return values, slope[..., 0, :], weight
+    return values, slopes, weight
 
 
 def _vector(values: list[float], like: Array) -> Array:

@@ -9,10 +9,10 @@ import numpy as np
 from keramorph import backend
 from keramorph._typing import Array
 from keramorph.solver.hints import Follower
-from keramorph.solver.mapping import locate, voxel_matrix, weigh
+from keramorph.solver.mapping import locate, voxel_matrix, weigh, weigh_by_any
 from keramorph.solver.pyramid import Level
 from keramorph.solver.result import Outcome, Solution
-from keramorph.solver.similarity import Measure
+from keramorph.solver.similarity import Measure, measure_channels
 
 _LEAST_OVERLAP = 0.05
 LEAST_CONTRAST = 0.1
@@ -38,7 +38,7 @@ def measure_loss(level: Level, matrix: np.ndarray, displacement: Array | None, s
     positions, inside = _locate(level, matrix, displacement)
     moved = backend.of(positions).sample(level.moving.values, positions)
     weight = weigh(level.fixed.mask, level.moving.mask, positions, inside)
-    found = float(similarity.measure(similarity.prepare(level.fixed.values), moved, weight))
+    found = measure_channels(similarity, level.fixed.values, moved, weight, mask=level.fixed.mask)
     return max(0.0, 1 - found) + (0 if level.hints is None else _price(level, matrix, displacement, positions, weight))
 
 
@@ -52,7 +52,7 @@ def _price(level: Level, matrix: np.ndarray, displacement: Array | None, positio
 def measure_overlap(level: Level, matrix: np.ndarray) -> float:
     """Return the share of the fixed image that lies inside the moving image."""
     weight = weigh(level.fixed.mask, level.moving.mask, *_locate(level, matrix, None))
-    return float(backend.of(weight).xp.mean(weight))
+    return float(backend.of(weight).xp.mean(weigh_by_any(weight)))
 
 
 def measure_contrast(level: Level, matrix: np.ndarray, similarity: Measure) -> float:

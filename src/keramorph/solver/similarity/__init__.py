@@ -1,6 +1,13 @@
 """How alike two images are, and how that changes with one of them: one measure a file."""
 
 from keramorph.solver.similarity.block_correlation import BlockCorrelation
+from keramorph.solver.similarity.channels import (
+    compare_channels,
+    count_channels,
+    measure_channels,
+    split_channels,
+    take_channel,
+)
 from keramorph.solver.similarity.correlation import Correlation
 from keramorph.solver.similarity.gradient_fields import GradientFields
 from keramorph.solver.similarity.local_correlation import LocalCorrelation
@@ -22,4 +29,9 @@ __all__ = [
     "SelfSimilarity",
     "Similarity",
     "SoftDice",
+    "compare_channels",
+    "count_channels",
+    "measure_channels",
+    "split_channels",
+    "take_channel",
 ]
