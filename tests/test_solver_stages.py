@@ -243,6 +243,26 @@ def test_no_volume_folds_nor_changes_out_of_all_measure_and_little_else_does(fie
     assert np.abs(smooth - field).mean() < most
 
 
+@pytest.mark.parametrize("factor", [2, 3])
+def test_nothing_folds_between_voxels_either(factor):
+    field = (0.75 * make_turmoil()[:, :24, :24, :24]).astype(np.float32)
+
+    def count_folds(field):
+        """Folds where SciPy reads the displacement on a finer grid."""
+        lines = [np.linspace(0, n - 1, (n - 1) * factor + 1) for n in field.shape[1:-1]]
+        places = np.stack(np.meshgrid(*lines, indexing="ij"))
+        finer = [ndimage.map_coordinates(field[0, ..., d], places, order=1) * factor for d in range(3)]
+        slopes = np.stack([np.stack(np.gradient(part), axis=-1) for part in finer], axis=-2)
+        return (np.linalg.det(np.eye(3) + slopes) <= 0).sum()
+
+    # The voxels themselves show little of it.
+    slopes = np.stack(np.gradient(field[0], axis=(0, 1, 2)), axis=-1)
+    at_voxels = np.linalg.det(np.eye(3) + slopes) < 0.05
+    assert at_voxels.sum() < 0.02 * at_voxels.size
+    assert count_folds(field) > 0
+    assert count_folds(unfold(field, Grid.from_spacing(field.shape[1:-1]), np.eye(4))) == 0
+
+
 def oblique_axes() -> np.ndarray:
     return Rotation.from_euler("xyz", [10, 170, 95], degrees=True).as_matrix()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -26,14 +27,22 @@ _ROUNDS = 16
 _CELL = 4
 """Edge in voxels of the cells by which folded voxels are grouped."""
 
+_LEAST_BESIDE, _STEEP, _SURE = 0.01, 0.5, 0.95
+"""Smallest change of volume between a voxel and its neighbours; that at a voxel below which it is looked for there; and
+the sum of slopes up to which there cannot be any less."""
+
 Box = tuple[slice, ...]
 """Slices of the spatial axes."""
+
+Seen = tuple[float, np.ndarray]
+"""A factor s and a matrix K: a change of volume is `s * det(K + Du)`, Du being the slopes in voxels."""
 
 
 def unfold(displacement: Array, grid: Grid, matrix: np.ndarray) -> Array:
     """Return the displacement smoothed, as little as it takes, until `x + u(x)` folds nowhere, nor nearly does.
 
-    Updates that are small and smooth make no folds, but linear interpolation between voxels can. Where a volume shrinks
+    Updates that are small and smooth make no folds, but linear interpolation between voxels can: the corners of each
+    cell between them are asked, for whoever reads the displacement on a finer grid. Where a volume shrinks
     or grows out of all measure, the inverse can hardly be computed. Each voxel where one of these happens still is
     smoothed again and again by a narrow Gaussian, with those beside it, and nothing else is: in a brain, one smoothing
     that is wide enough to do all at once costs the structures around it.
@@ -50,10 +59,11 @@ def unfold(displacement: Array, grid: Grid, matrix: np.ndarray) -> Array:
         Displacement of the same shape; where the widest Gaussian did not help either, as far as it came.
     """
     seen = _see_as_itk(grid, matrix)
-    folded = to_numpy(_find_folds(displacement, seen))[0]
+    found = to_numpy(displacement)
+    folded = _find_folds(found, seen)[0]
     if not folded.any():
         return displacement
-    field = to_numpy(displacement)[0].copy()
+    field = found[0].copy()
     for factor in np.repeat(_WIDTHS, _ROUNDS):
         if not folded.any():
             break
@@ -64,8 +74,8 @@ def unfold(displacement: Array, grid: Grid, matrix: np.ndarray) -> Array:
     return xp.asarray(field[None], dtype=xp.dtype(displacement), like=displacement)
 
 
-def _see_as_itk(grid: Grid, matrix: np.ndarray) -> tuple[float, np.ndarray] | None:
-    """A factor s and a matrix K so that ITK's determinant is `s * det(K + Du)`, Du being the slopes in voxels.
+def _see_as_itk(grid: Grid, matrix: np.ndarray) -> Seen | None:
+    """What ITK's determinant is to that of the slopes.
 
     ITK measures `det(I + G)`, where G holds the derivatives of the displacement in millimetres along the axes of its
     array, which are ours in reverse. None where that is the determinant of the map, and where it would call the matrix
@@ -81,17 +91,48 @@ def _see_as_itk(grid: Grid, matrix: np.ndarray) -> tuple[float, np.ndarray] | No
     return factor, shift
 
 
-def _find_folds(displacement: Array, seen: tuple[float, np.ndarray] | None) -> Array:
-    """Where a displacement folds or nearly does, `(batch, *spatial)` of booleans."""
-    identity = np.eye(displacement.shape[-1])
+def _find_folds(displacement: np.ndarray, seen: Seen | None) -> np.ndarray:
+    """Where a displacement folds or nearly does, at a voxel or beside it, `(batch, *spatial)` of booleans."""
+    looks = [(1.0, np.eye(displacement.shape[-1])), *([] if seen is None else [seen])]
 
-    def find(displacement: Array) -> Array:
+    def find(displacement: np.ndarray) -> np.ndarray:
         slopes = slopes_of(displacement)
-        change = shifted_determinant(slopes, identity)
-        folded = (change < _LEAST) | (change > 1 / _LEAST)
-        return folded if seen is None else folded | (seen[0] * shifted_determinant(slopes, seen[1]) < _LEAST)
+        changes = [factor * shifted_determinant(slopes, matrix) for factor, matrix in looks]
+        folded = np.any([change < _LEAST for change in changes], axis=0) | (changes[0] > 1 / _LEAST)
+        steep = np.any([change < _STEEP for change in changes], axis=0) | _may_fold(displacement)
+        return folded | _fold_beside(displacement, steep & ~folded, looks)
 
-    return backend.of(displacement).map_blocks(find, displacement, halo=1)
+    return backend.use("numpy").map_blocks(find, displacement, halo=1)
+
+
+def _may_fold(displacement: np.ndarray) -> np.ndarray:
+    """Where the slopes to the neighbours are so large that the linear map between them might not be invertible."""
+    totals = np.zeros_like(displacement)
+    for axis in range(1, displacement.ndim - 1):
+        steps = np.abs(np.diff(displacement, axis=axis))
+        none = np.zeros_like(displacement.take([0], axis=axis))
+        totals += np.maximum(np.concatenate([none, steps], axis=axis), np.concatenate([steps, none], axis=axis))
+    return totals.max(axis=-1) > _SURE
+
+
+def _fold_beside(displacement: np.ndarray, where: np.ndarray, looks: Sequence[Seen]) -> np.ndarray:
+    """Where, of what is asked for, a voxel is the corner of a cell in which the map between voxels folds."""
+    folded = np.zeros_like(where)
+    places = np.nonzero(where)
+    here, spatial = displacement[places], displacement.shape[1:-1]
+    sides = []
+    for axis, count in enumerate(spatial):
+        beside = []
+        for step in (1, -1):
+            other = [*places]
+            other[axis + 1] = np.clip(places[axis + 1] + step, 0, count - 1)
+            beside.append(step * (displacement[tuple(other)] - here))
+        sides.append(beside)
+    for corner in itertools.product(*sides):
+        slopes = [[side[:, d] for side in corner] for d in range(len(spatial))]
+        for factor, matrix in looks:
+            folded[places] |= factor * shifted_determinant(slopes, matrix) < _LEAST_BESIDE
+    return folded
 
 
 def _find_groups(folded: np.ndarray) -> Iterator[Box]:
@@ -105,9 +146,7 @@ def _find_groups(folded: np.ndarray) -> Iterator[Box]:
         yield tuple(slice(at.start * _CELL, at.stop * _CELL) for at in group)
 
 
-def _smooth_folds(
-    field: np.ndarray, folded: np.ndarray, box: Box, width: tuple[float, ...], seen: tuple[float, np.ndarray] | None
-) -> None:
+def _smooth_folds(field: np.ndarray, folded: np.ndarray, box: Box, width: tuple[float, ...], seen: Seen | None) -> None:
     """Smooth the folds in a box once, and see what is folded then, both in place."""
     engine = backend.use("numpy")
     reach = [int(4 * sigma + 0.5) for sigma in width]
