@@ -46,13 +46,13 @@ class RegistrationResult:
         moved: Moving image on the fixed grid, aligned, in the moving image's data type; its lowest value where the
             moving image says nothing.
         transform: From fixed to moving points in millimetres: the displacement first, then the affine part; the latter
-            alone where `Config.transform` asks for no more. The displacement lies on the fixed grid, or on a coarser
-            one over the same field of view where the image was too large for the solver.
+            alone where `Config.transform` asks for no more. The displacement lies on the fixed grid, or, where that has
+            more than `Config.field_voxels` voxels, on a coarser one over the same field of view.
         inverse: From moving to fixed points.
         outcome: Whether the result can be trusted, and what speaks against it.
         metric: What the images were compared by, and why.
         metrics: Numbers by name. `loss_start`, `loss_affine` (or `loss_rigid`, `loss_similarity`) and `loss_deformable`
-            are 1 minus the similarity, by the metric at the finest level, and what a `Scan` adds; `overlap` is the
+            are 1 minus the similarity, by the metric on the grid of the displacement, and what a `Scan` adds; `overlap` is the
             share of the fixed image inside the moving one and `contrast` how much more alike they are than when shifted
             apart; `folds_percent`, `jacobian_min` and `jacobian_max` describe the local change of volume;
             `displacement_mean_mm` and `displacement_max_mm` the deformable part, and `spacing_mm` its finest spacing;
