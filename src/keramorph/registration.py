@@ -52,14 +52,14 @@ class RegistrationResult:
         outcome: Whether the result can be trusted, and what speaks against it.
         metric: What the images were compared by, and why.
         metrics: Numbers by name. `loss_start`, `loss_affine` (or `loss_rigid`, `loss_similarity`) and `loss_deformable`
-            are 1 minus the similarity, by the metric on the grid of the displacement, and what a `Scan` adds; `overlap` is the
-            share of the fixed image inside the moving one and `contrast` how much more alike they are than when shifted
-            apart; `folds_percent`, `jacobian_min` and `jacobian_max` describe the local change of volume;
-            `displacement_mean_mm` and `displacement_max_mm` the deformable part, and `spacing_mm` its finest spacing;
-            `inverse_residual_mean_mm` and `inverse_residual_max_mm` the error of the inverse,
-            `inverse_residual_mean_voxels` that in units of this spacing; `seconds_affine`, `seconds_deformable` and
-            `seconds_total` the time. With landmarks, `landmarks_start_mm`, `landmarks_mean_mm` and `landmarks_max_mm`
-            are their distances.
+            are 1 minus the similarity, by the metric on the grid of the displacement, and what a `Scan`
+            adds; `overlap` is the share of the fixed image inside the moving one and `contrast` how much
+            more alike they are than when shifted apart; `folds_percent`, `jacobian_min` and `jacobian_max`
+            describe the local change of volume; `displacement_mean_mm` and `displacement_max_mm` the
+            deformable part, and `spacing_mm` its finest spacing; `inverse_residual_mean_mm` and
+            `inverse_residual_max_mm` the error of the inverse, `inverse_residual_mean_voxels` that in units
+            of this spacing; `seconds_affine`, `seconds_deformable` and `seconds_total` the time. With
+            landmarks, `landmarks_start_mm`, `landmarks_mean_mm` and `landmarks_max_mm` are their distances.
         history: Losses and seconds of each level.
         config: The parameters.
 
