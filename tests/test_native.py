@@ -429,5 +429,15 @@ def test_the_solvers_steps_refuse_what_does_not_fit_together():
         extension.locate(plan, [1.0] * 4, [5, 6], field, field.copy(), other)
     with pytest.raises(ValueError, match="one number per spatial axis"):
         extension.locate(plan, [1.0] * 6, [5], field, field.copy(), other)
+    picture = extension.Volume(2, [1, 5, 6, 1])
+    for blocks, shape, matrix in (([6, 3], [4, 4], 6), ([0, 3], [4, 4], 6), ([2, 3], [4], 6), ([2, 3], [4, 4], 4)):
+        with pytest.raises(ValueError, match="_native: "):
+            extension.BlockPlan(picture, blocks, shape, [1.0] * matrix, [1.0] * 4, [1.0] * 4)
+    blocks = extension.BlockPlan(picture, [2, 3], [5, 6], [1.0] * 6, [1.0] * 4, [1.0] * 4)
+    sums = [np.zeros((1, 2, 3, n), "f4") for n in (3, 1, 7)]
+    for short in range(3):
+        given = [one[..., :-1].copy() if k == short else one for k, one in enumerate(sums)]
+        with pytest.raises(ValueError, match="smaller than its plan"):
+            extension.add_blocks(blocks, other, None, other, None, np.zeros((1, 2, 3, 2), "f4"), *given)
     with pytest.raises(ValueError, match="smaller than its plan"):
         extension.push(plan, [1.0] * 4, field, other, other, field.copy())

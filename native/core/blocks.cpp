@@ -97,7 +97,7 @@ class Adder {
     return result;
   }
 
-  // One line of blocks: of the axes before the last, those that there are stand at the end of `block` and `voxel`.
+  // One line of blocks: all rows of voxels in it.
   void add_line(std::int64_t line, R* space) const {
     R *sums = space, *vectors = sums + quantities * pitch_;
     std::fill(sums, sums + quantities * pitch_, R(0));
