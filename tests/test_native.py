@@ -419,6 +419,29 @@ def test_the_solvers_steps_write_all_that_they_say_and_no_more(shape, dtype):
 
 
 @needs_extension
+@pytest.mark.parametrize("shape", [(7,), (5, 9), (3, 4, 5), (17, 1, 3), (24, 25, 26)], ids=str)
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_the_sums_of_blocks_read_and_write_what_they_say_and_no_more(shape, dtype):
+    ndim, rng, engine = len(shape), np.random.default_rng(4), backend.use("numpy")
+    counts = tuple((n + 1) // 2 for n in shape)
+    fixed, moving, mask, veil = (rng.random((2, *shape, 1)).astype(dtype) for _ in range(4))
+    still = np.zeros((2, *counts, ndim), dtype)
+
+    def add_up(values):
+        for axis, (n, count) in enumerate(zip(shape, counts, strict=True), start=1):
+            values = np.add.reduceat(values, np.arange(count) * n // count, axis=axis)
+        return values
+
+    sums = engine.add_blocks((fixed, moving, mask, veil), still, np.eye(ndim + 1), np.eye(ndim))
+    expected = add_up(np.concatenate([moving, moving**2, fixed * moving, mask * veil], axis=-1))
+    np.testing.assert_allclose(np.concatenate(sums[:2], axis=-1), expected, rtol=1e-5)
+    far = rng.normal(scale=30, size=still.shape).astype(dtype)
+    far.reshape(-1)[0] = np.nan
+    for one in engine.add_blocks((fixed, moving, None, None), far, np.eye(ndim + 1), np.eye(ndim)):
+        assert np.isfinite(one[1]).all()
+
+
+@needs_extension
 def test_the_solvers_steps_refuse_what_does_not_fit_together():
     extension = native.extension()
     field, other, wide = (np.zeros((1, 5, 6, n), "f4") for n in (2, 1, 3))
