@@ -14,7 +14,7 @@ from typing import NamedTuple
 from keramorph import backend
 from keramorph._typing import Array
 from keramorph.solver.blocks import BlockSums, add_up
-from keramorph.solver.similarity.local_correlation import NOISE, noisy_variance
+from keramorph.solver.similarity.local_correlation import NOISE, noisy_covariance, noisy_variance
 from keramorph.solver.similarity.measure import ENOUGH_OVERLAP
 
 
@@ -70,8 +70,7 @@ class BlockCorrelation:
             weight, share, mean, variance, contrast = (other[..., 0] for other in others)
             moved_mean, square, product = (part * share for part in xp.unstack(moments))
             moved_variance = noisy_variance(xp, square, moved_mean)
-            covariance = product - moved_mean * mean
-            covariance = xp.where(covariance < 0, covariance - NOISE**2, covariance + NOISE**2)
+            covariance = noisy_covariance(xp, product - moved_mean * mean)
             weight = weight * contrast
             to_fixed = weight * share * covariance / (variance * moved_variance)
             to_moved = to_fixed * covariance / moved_variance

@@ -131,10 +131,15 @@ class LocalCorrelation:
         mean = sums[..., :1]
         covariance = sums[..., 2:] - mean * moments.mean
         if self.squared:
-            covariance = xp.where(covariance < 0, covariance - NOISE**2, covariance + NOISE**2)
+            covariance = noisy_covariance(xp, covariance)
         else:
             covariance = covariance + NOISE**2
         return centred, mean, noisy_variance(xp, sums[..., 1:2], mean), covariance
+
+
+def noisy_covariance(xp: Any, covariance: Array) -> Array:
+    """Covariance and that of the noise, which both images share whichever is the brighter one."""
+    return xp.where(covariance < 0, covariance - NOISE**2, covariance + NOISE**2)
 
 
 def noisy_variance(xp: Any, square: Array, mean: Array) -> Array:
