@@ -53,7 +53,7 @@ class Config:
         update_smoothing: Standard deviation of the Gaussian that smooths each update, in spacings of the level; two
             fifths more at the next coarser one, and again at all others.
         field_smoothing: Standard deviation of the Gaussian that smooths the displacement after each update, in spacings
-            of the level; up to four times as much where the coarser level left more than a quarter unexplained.
+            of the level; up to four times as much where the coarser level left more than two sevenths unexplained.
         control_spacing: Distance of the control points of a spline, in spacings of the level.
         step: Longest update in one iteration, in spacings of the level; below 0.5 no update folds.
         tolerance: The finest level ends when ten iterations raise the similarity by less than this share of it, the

@@ -86,10 +86,9 @@ _SMOOTHER, _PATIENT = 1.4, 0.15
 """Smoothing of an update in that of the next finer level, and tolerance of coarse levels in that of the finest: what
 they leave undone, that one has to make up for at many times the cost."""
 
-_DOUBT = 3.0
-_MOST_DOUBT = 4.0
-"""Smoothing of a level, in that of the parameters, where the one before left as much unexplained as it explained; and
-the most that it can be."""
+_DOUBTFUL, _DOUBT, _MOST_DOUBT = 0.4, 3, 4.0
+"""Ratio of what a level left unexplained to what it explained from which the next one is smoothed more; by which power
+of the ratio in that one; and how many times as much at most."""
 
 
 def solve(
@@ -285,7 +284,8 @@ def _doubt(loss: float) -> float:
 
     What the one level could not explain, stain or noise, the next one must not explain by bending.
     """
-    return min(max(1.0, _DOUBT * loss / max(1 - loss, 1e-6)), _MOST_DOUBT)
+    ratio = loss / max(1 - loss, 1e-6)
+    return min(max(1.0, (ratio / _DOUBTFUL) ** _DOUBT), _MOST_DOUBT)
 
 
 def _compares_blocks(level: Level, metric: Metric) -> bool:
