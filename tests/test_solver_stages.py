@@ -67,7 +67,9 @@ def test_what_a_matrix_costs_changes_as_finite_differences_say(measure):
     assert measure(np.eye(3))[0] == 0
 
 
-@pytest.mark.parametrize(("loss", "expected"), [(0, 1), (2 / 7, 1), (1 / 3, 1.25**3), (0.375, 1.5**3), (0.4, 4), (0.7, 4), (1, 4)])
+@pytest.mark.parametrize(
+    ("loss", "expected"), [(0, 1), (2 / 7, 1), (1 / 3, 1.25**3), (0.375, 1.5**3), (0.4, 4), (0.7, 4), (1, 4)]
+)
 def test_the_less_is_explained_the_more_is_smoothed(loss, expected):
     assert _doubt(loss) == pytest.approx(expected)
 
