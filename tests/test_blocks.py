@@ -71,6 +71,14 @@ def test_missing_numbers_stay_where_they_are():
     assert 0 < wrong.sum() <= 12
 
 
+@pytest.mark.skipif(native.extension() is None, reason="without kernels nothing is recycled")
+def test_memory_that_waits_to_be_recycled_is_handed_back():
+    blocks.make_empty((1 << 20,), np.dtype("float32"))
+    assert native.extension().waiting_bytes() >= 1 << 22
+    backend.release_memory()
+    assert native.extension().waiting_bytes() == 0
+
+
 def test_blocks_within_blocks_do_not_wait_for_each_other():
     native.set_threads(2)
     try:

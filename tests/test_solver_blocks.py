@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from keramorph.registration import Config, Scan, register
-from keramorph.solver.blocks import Pair, add_blocks, add_up
+from keramorph.solver.blocks import Pair, add_blocks, add_up, count_voxels
 from keramorph.solver.similarity import BlockCorrelation
 from keramorph.space import Image
 from phantom import Phantom, centred_grid, error_inside, grid_points, wave
@@ -147,11 +147,15 @@ def test_the_correlation_of_blocks_is_that_of_windows_and_pushes_by_its_derivati
     np.testing.assert_allclose(found[:, -1], stiffness, rtol=2e-3)
 
 
-def test_sums_over_blocks_hold_every_voxel_once(make_array):
+@pytest.mark.parametrize("counts", [(3, 10), (7, 5), (1, 4), (5, 2)])
+def test_sums_over_blocks_hold_every_voxel_once(counts, make_array):
     values = np.random.default_rng(0).random((1, 7, 10, 2)).astype("float32")
-    found = np.asarray(add_up(make_array(values), (3, 10)))
-    expected = np.stack([part.sum(axis=0) for part in (values[0, 0:2], values[0, 2:4], values[0, 4:7])])
-    np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+    rows, columns = (np.arange(count) * n // count for n, count in zip((7, 10), counts, strict=True))
+    found = np.asarray(add_up(make_array(values), counts))
+    expected = np.add.reduceat(np.add.reduceat(values, rows, axis=1), columns, axis=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    voxels = np.add.reduceat(np.add.reduceat(np.ones_like(values), rows, axis=1), columns, axis=2)
+    np.testing.assert_array_equal(count_voxels((7, 10), counts), voxels[..., :1])
 
 
 def bent_images(ndim):

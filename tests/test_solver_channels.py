@@ -383,7 +383,7 @@ def test_what_any_channel_sees_counts_as_overlap_and_mass_is_that_of_all():
 
 def test_more_channels_need_more_memory():
     grid = Grid.from_spacing((200, 200, 200))
-    for channels, expected in ((1, "about 1.3 GB of memory"), (3, "about 2.5 GB of memory")):
+    for channels, expected in ((1, "about 1.4 GB of memory"), (3, "about 2.6 GB of memory")):
         layer = Layer(np.broadcast_to(np.float32(0), (1, *grid.shape, channels)), None, grid)
         assert describe_plan(grid, Level(layer, layer, 1.0)).endswith(expected)
 

@@ -19,6 +19,7 @@ from keramorph.transforms import (
     from_voxel_displacement,
     to_voxel_displacement,
 )
+from keramorph.transforms.blocks import cut_grid
 from oblique import make_grid, voxels
 
 SHIFT = AffineTransform([[1, 0, 1.5], [0, 1, -2], [0, 0, 1]])
@@ -255,16 +256,73 @@ def test_labels_and_masks_keep_their_values_and_their_type():
     np.testing.assert_array_equal(mask.array, labels > 0)
 
 
-def test_large_grids_are_resampled_slab_by_slab_like_small_ones(monkeypatch):
+@pytest.mark.parametrize("boundary", ["constant", "nearest", "mirror"])
+def test_large_grids_are_resampled_block_by_block_like_small_ones(boundary, monkeypatch):
     from keramorph.transforms import transform as module
 
     grid = make_grid(3, seed=2, shape=(13, 6, 7))
     image = Image(np.random.default_rng(0).normal(size=(13, 6, 7, 1)), grid)
     field = DisplacementTransform(np.random.default_rng(1).normal(size=(13, 6, 7, 3)), grid)
-    whole, displacement = field.resample(image, grid).array, field.displacement_on(grid)
-    monkeypatch.setattr(module, "slabs", lambda shape: (slice(n, min(n + 4, shape[0])) for n in range(0, shape[0], 4)))
-    np.testing.assert_array_equal(field.resample(image, grid).array, whole)
-    np.testing.assert_array_equal(field.displacement_on(grid), displacement)
+    whole, displacement = field.resample(image, grid, boundary=boundary).array, field.displacement_on(grid)
+    monkeypatch.setattr(module, "cut_grid", lambda shape: cut_grid(shape, 40))
+    np.testing.assert_allclose(field.resample(image, grid, boundary=boundary).array, whole, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(field.displacement_on(grid), displacement, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1,), (70,), (5, 300), (300, 1, 7), (9, 40, 33)])
+def test_blocks_are_compact_and_hold_each_voxel_once(shape):
+    count, blocks = np.zeros(shape, int), list(cut_grid(shape, 64))
+    for block in blocks:
+        count[block] += 1
+        assert count[block].size <= 96
+    assert (count == 1).all()
+    assert len(blocks) <= 3 * max(1, count.size / 64)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_field_between_matrices_on_any_grid_is_read_as_simpleitk_reads_it(ndim, turned):
+    grid = make_grid(ndim, seed=4, shape=(9, 8, 7)[:ndim])
+    field = smooth_field(grid, size=3.0)
+    fine = grid.resize((18, 12, 20)[:ndim])
+    if turned:
+        fine = Grid(fine.shape[::-1], fine.affine[:, [*range(ndim - 1, -1, -1), ndim]])
+    inner = tuple(slice(n // 4, -(n // 4)) for n in fine.shape)  # ITK's field ends with its grid, ours goes on
+    first, last = (AffineTransform(np.eye(ndim + 1) + shift) for shift in _nudge(ndim))
+    both = CompositeTransform([first, DisplacementTransform(field, grid), last])
+    image = Image(np.random.default_rng(5).normal(size=(*fine.shape, 1)), fine)
+    holder = to_simpleitk(Image(field.astype(np.float64), grid))
+    steps = [
+        sitk.AffineTransform(m[:ndim, :ndim].ravel().tolist(), m[:ndim, ndim].tolist())
+        for m in (first.matrix, last.matrix)
+    ]
+    reference = sitk.CompositeTransform([steps[1], sitk.DisplacementFieldTransform(holder), steps[0]])
+    expected = [reference.TransformPoint(point.tolist()) for point in fine.to_physical(voxels(fine.shape))]
+    found = both.displacement_on(fine) + fine.to_physical(np.moveaxis(np.indices(fine.shape), 0, -1))
+    np.testing.assert_allclose(found[inner], np.reshape(expected, found.shape)[inner], rtol=0, atol=1e-9)
+    moved = both.resample(image, fine, boundary="nearest").array[..., 0]
+    index = np.moveaxis(fine.to_index(np.reshape(expected, found.shape)), -1, 0)
+    read = scipy.ndimage.map_coordinates(image.array[..., 0], index, order=1, mode="nearest")
+    np.testing.assert_allclose(moved[inner], read[inner], rtol=0, atol=1e-9)
+
+
+def _nudge(ndim: int) -> list[np.ndarray]:
+    """Small changes of an affine map, one that keeps the axes of a grid and one that does not."""
+    shift, skew = np.zeros((2, ndim + 1, ndim + 1))
+    shift[:ndim, ndim], skew[:ndim] = 0.3, np.random.default_rng(6).uniform(-0.1, 0.1, (ndim, ndim + 1))
+    return [shift, skew]
+
+
+def test_points_that_are_nowhere_are_outside():
+    grid = Grid.from_spacing((6, 7))
+    field = np.zeros((6, 7, 2))
+    field[2, 3] = 1e300
+    far = CompositeTransform([DisplacementTransform(field, grid), AffineTransform(np.diag([1e10, -1e10, 1]))])
+    image = Image(np.ones((6, 7, 1)), grid)
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = far.resample(image, grid, fill_value=-5)
+    assert moved.array[2, 3, 0] == -5
+    assert moved.array[0, 0, 0] == 1
 
 
 @given(st.integers(2, 3), st.integers(0, 10**6))

@@ -198,8 +198,9 @@ def register(
     start = None if initial is None else _to_initial(initial, fixed.grid, like)
     known = read_known(scans, (fixed, moving), like)
     channels = list_channels(images, masks, config.channels)
-    layers = to_layers(channels, like, together=config.metric == "mse")
-    solution = solve(*layers, config, known=known, initial=start, listener=progress)
+    layers = list(to_layers(channels, like, together=config.metric == "mse"))
+    # Handed over rather than lent: the solver may let go of them.
+    solution = solve(layers.pop(0), layers.pop(0), config, known=known, initial=start, listener=progress)
     result = _wrap_up(fixed, moving, solution, config, began)
     return result if known.landmarks is None else _measure_landmarks(result, *known.landmarks)
 

@@ -107,6 +107,20 @@ def set_threads(count: int | None) -> None:
     native.set_threads(count)
 
 
+def release_memory() -> None:
+    """Hand memory that native kernels keep for their next outputs back to the system.
+
+    They keep a dozen of the last outputs that have died, whatever their size: what fitted a level of a search, or was
+    needed once, is of no use to the next.
+
+    Example:
+        >>> release_memory()
+    """
+    from keramorph.backend import native
+
+    native.release_memory()
+
+
 def describe() -> dict[str, Any]:
     """What is active: per engine the version of its framework (None if absent), the kernels and the threads.
 

@@ -119,6 +119,13 @@ def set_threads(count: int | None) -> None:
         module.set_threads(threads())
 
 
+def release_memory() -> None:
+    """Free the outputs that wait to be recycled."""
+    module = extension()
+    if module is not None:
+        module.release_memory()
+
+
 def threads() -> int:
     """Number of threads that kernels use."""
     if _threads is not None:

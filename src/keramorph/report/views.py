@@ -11,6 +11,7 @@ import numpy as np
 from keramorph.ops import sample
 from keramorph.report.planes import Plane
 from keramorph.space import Image
+from keramorph.transforms.blocks import cut_out, find_ends
 
 FEW_VALUES = 200_000
 """As many values as the range of an image is read from."""
@@ -112,5 +113,6 @@ def scale(array: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
 
 def _read(image: Image, points: np.ndarray, *, outside: float) -> np.ndarray:
     """Values `(rows, columns, channels)` of an image at physical points `(rows, columns, ndim)`."""
-    array = image.array[None].astype(np.float32)
-    return sample(array, image.grid.to_index(points)[None], boundary="constant", fill_value=outside)[0]
+    index = image.grid.to_index(points)
+    part, first = cut_out(image.array, find_ends(index))
+    return sample(part[None].astype(np.float32), (index - first)[None], boundary="constant", fill_value=outside)[0]

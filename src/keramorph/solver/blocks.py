@@ -7,6 +7,7 @@ vector by what they add up to.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,9 +47,12 @@ def add_up(values: Array, counts: tuple[int, ...]) -> Array:
     xp = backend.of(values).xp
     for axis, count in enumerate(counts, start=1):
         n = values.shape[axis]
-        edges = np.arange(count + 1) * n // count
-        if count == n:
+        if n % count == 0:
+            begin, width = (slice(None),) * axis, n // count
+            parts = [values[(*begin, slice(step, None, width))] for step in range(width)]
+            values = sum(parts[1:], parts[0])
             continue
+        edges = _find_edges(n, count)
         total: Any = 0.0
         for step in range(int(np.diff(edges).max())):
             taken = edges[:-1] + step < edges[1:]
@@ -57,6 +61,17 @@ def add_up(values: Array, counts: tuple[int, ...]) -> Array:
             total = total + xp.take(values, index, axis=axis) * share
         values = total
     return values
+
+
+def count_voxels(shape: tuple[int, ...], counts: tuple[int, ...]) -> np.ndarray:
+    """How many voxels of a grid each of so many blocks has, `(1, *blocks, 1)`."""
+    lengths = [np.diff(_find_edges(n, count)) for n, count in zip(shape, counts, strict=True)]
+    return reduce(np.multiply.outer, lengths)[None, ..., None]
+
+
+def _find_edges(n: int, count: int) -> np.ndarray:
+    """Where each of so many blocks of n voxels begins, and where the last one ends."""
+    return np.arange(count + 1) * n // count
 
 
 def add_blocks(pair: Pair, displacement: Array, matrix: np.ndarray, to_push: np.ndarray) -> BlockSums:

@@ -64,10 +64,14 @@ def _match(values: Array, moved: np.ndarray, fixed: np.ndarray, weight: np.ndarr
     straight, bent = (_measure_rest(joint, heights) for heights in (_MIDDLES, curve))
     if bent > _CLEARLY * straight:
         return None
-    xp = backend.of(values).xp
+    engine = backend.of(values)
     eased = to_engine(_ease(joint.sum(axis=1), curve)[None, :, None], values)
-    matched = backend.of(values).sample(eased, xp.reshape(values, (1, -1, 1)) * _BINS - 0.5)
-    return xp.reshape(matched, values.shape)
+
+    def follow(values: Array) -> Array:
+        matched = engine.sample(eased, engine.xp.reshape(values, (1, -1, 1)) * _BINS - 0.5)
+        return engine.xp.reshape(matched, values.shape)
+
+    return engine.map_blocks(follow, values)
 
 
 def _count(moved: np.ndarray, fixed: np.ndarray, weight: np.ndarray) -> np.ndarray:

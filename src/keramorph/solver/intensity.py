@@ -73,12 +73,13 @@ def scale_intensity(image: Image, *, name: str, where: np.ndarray | None = None,
 
         mask = there.astype(np.float32)[None, ..., None]
         values = values[tuple(distance_transform_edt(~there, return_distances=False, return_indices=True))]
-    scaled = np.clip((values - low) / (high - low), 0, 1)
-    return Scaled(scaled[None, ..., None].astype(np.float32), mask)
+    values -= low
+    values /= high - low
+    return Scaled(np.clip(values, 0, 1, out=values)[None, ..., None], mask)
 
 
 def _read_values(image: Image, where: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the channels, and which values count."""
+    """Mean of the channels, in an array of its own, and which values count."""
     values = (
         image.array.mean(axis=-1, dtype=np.float32) if image.channels > 1 else image.array[..., 0].astype(np.float32)
     )
@@ -106,12 +107,10 @@ def _measure_span(values: np.ndarray, there: np.ndarray, name: str) -> Span:
 
 def _find_range(values: np.ndarray) -> tuple[float, float]:
     """Lowest and highest value that count."""
-    lowest = values.min()
-    above = values[values > lowest]
-    if above.size and values.size - above.size > _FREQUENT * values.size:
-        values = above
-    low, high = np.percentile(values, [_TAIL, 100 - _TAIL])
-    if high > low:
-        return float(low), float(high)
+    lowest, highest = float(values.min()), float(values.max())
+    above = values > lowest
+    padded = above.any() and values.size - np.count_nonzero(above) > _FREQUENT * values.size
+    # What is picked out is a copy already, which may be put into another order.
+    low, high = np.percentile(values[above] if padded else values, [_TAIL, 100 - _TAIL], overwrite_input=bool(padded))
     # An image of few values, a mask for one: the percentiles fall together.
-    return float(lowest), float(above.max()) if above.size else float(lowest)
+    return (float(low), float(high)) if high > low else (lowest, highest)

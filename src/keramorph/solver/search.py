@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from keramorph import ops
+from keramorph import backend, ops
 from keramorph._typing import Array
 from keramorph.errors import OptionError
 from keramorph.solver.align import (
@@ -137,9 +137,13 @@ def solve(
     if known.labels is not None:
         known = replace(known, labels=_straighten(turns, known.labels))
     grid, (fixed, moving) = fixed.grid, _straighten(turns, (fixed, moving))
-    spacings = _pick_spacings(fixed.grid, config)
-    levels = _build_levels(fixed, moving, known, spacings, config)
-    found = _search(levels, Run(config, listener, initial, describe_plan(fixed.grid, levels[-1])))
+    levels = _build_levels(fixed, moving, known, _pick_spacings(fixed.grid, config), config)
+    plan = describe_plan(fixed.grid, levels[-1])
+    # Where they are finer than any level, nothing asks for the images themselves any more.
+    del fixed, moving
+    found = _search(levels, Run(config, listener, initial, plan))
+    del levels
+    backend.release_memory()
     displacement = turns[0].restore_field(found.displacement)
     grid = grid.resize(displacement.shape[1:-1])
     return replace(found, displacement=unfold(displacement, grid, found.matrix), grid=grid)
@@ -245,15 +249,18 @@ def _deform(levels: list[Level], matrix: np.ndarray, run: Run) -> Array:
     fields = coarse.begin(run.begin(levels[0]), bent=run.bend() is not None)
     matching = run.config.metric in _LINEAR
     deadline = run.deadline(levels[-1].fixed.grid)
-    for number, level in enumerate(levels, start=1):
-        began = time.perf_counter()
+    for number in range(1, len(levels) + 1):
+        began, level = time.perf_counter(), levels[number - 1]
         if tuple(fields[0].shape[1:-1]) != level.field_grid.shape:
             fields = tuple(ops.resize_displacement(field, shape=level.field_grid.shape) for field in fields)
         if began > deadline:
             continue
+        backend.release_memory()
         if matching and number > 1:
             matched = match_histograms(level, matrix, coarse.to_displacement(fields))
             level, matching = matched, matched is not level
+            if level.coarser is not None:
+                levels[-1] = level  # what was found is judged on the coarser grid: the image as it was can go
         options = replace(_set_deformation(level, len(levels) - number, doubt, run.config), deadline=deadline)
         notify = run.notifier("deformable", number, len(levels), options.iterations)
         algorithm = finest if number == len(levels) else coarse

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -33,6 +34,9 @@ the sum of slopes up to which there cannot be any less."""
 
 Box = tuple[slice, ...]
 """Slices of the spatial axes."""
+
+Sides = tuple[np.ndarray, np.ndarray]
+"""Differences of a displacement to the neighbours on either side."""
 
 Seen = tuple[float, np.ndarray]
 """A factor s and a matrix K: a change of volume is `s * det(K + Du)`, Du being the slopes in voxels."""
@@ -99,39 +103,37 @@ def _find_folds(displacement: np.ndarray, seen: Seen | None) -> np.ndarray:
         slopes = slopes_of(displacement)
         changes = [factor * shifted_determinant(slopes, matrix) for factor, matrix in looks]
         folded = np.any([change < _LEAST for change in changes], axis=0) | (changes[0] > 1 / _LEAST)
-        steep = np.any([change < _STEEP for change in changes], axis=0) | _may_fold(displacement)
-        return folded | _fold_beside(displacement, steep & ~folded, looks)
+        sides = _list_sides(displacement)
+        steep = np.any([change < _STEEP for change in changes], axis=0) | _may_fold(sides)
+        return folded | _fold_beside(sides, steep & ~folded, looks)
 
     return backend.use("numpy").map_blocks(find, displacement, halo=1)
 
 
-def _may_fold(displacement: np.ndarray) -> np.ndarray:
-    """Where the slopes to the neighbours are so large that the linear map between them might not be invertible."""
-    totals = np.zeros_like(displacement)
-    for axis in range(1, displacement.ndim - 1):
-        steps = np.abs(np.diff(displacement, axis=axis))
-        none = np.zeros_like(displacement.take([0], axis=axis))
-        totals += np.maximum(np.concatenate([none, steps], axis=axis), np.concatenate([steps, none], axis=axis))
-    return totals.max(axis=-1) > _SURE
-
-
-def _fold_beside(displacement: np.ndarray, where: np.ndarray, looks: Sequence[Seen]) -> np.ndarray:
-    """Where, of what is asked for, a voxel is the corner of a cell in which the map between voxels folds."""
-    folded = np.zeros_like(where)
-    places = np.nonzero(where)
-    here, spatial = displacement[places], displacement.shape[1:-1]
+def _list_sides(displacement: np.ndarray) -> list[Sides]:
+    """What it takes, along each axis, to the next voxel and from the one before; nothing beyond the edges."""
     sides = []
-    for axis, count in enumerate(spatial):
-        beside = []
-        for step in (1, -1):
-            other = [*places]
-            other[axis + 1] = np.clip(places[axis + 1] + step, 0, count - 1)
-            beside.append(step * (displacement[tuple(other)] - here))
-        sides.append(beside)
-    for corner in itertools.product(*sides):
-        slopes = [[side[:, d] for side in corner] for d in range(len(spatial))]
+    for axis in range(1, displacement.ndim - 1):
+        steps, none = np.diff(displacement, axis=axis), np.zeros_like(displacement.take([0], axis=axis))
+        sides.append((np.concatenate([steps, none], axis=axis), np.concatenate([none, steps], axis=axis)))
+    return sides
+
+
+def _may_fold(sides: list[Sides]) -> np.ndarray:
+    """Where the slopes to the neighbours are so large that the linear map between them might not be invertible."""
+    totals = reduce(np.add, [np.maximum(*map(np.abs, pair)) for pair in sides])
+    return reduce(np.maximum, np.moveaxis(totals, -1, 0)) > _SURE
+
+
+def _fold_beside(sides: list[Sides], where: np.ndarray, looks: Sequence[Seen]) -> np.ndarray:
+    """Where, of what is asked for, a voxel is the corner of a cell in which the map between voxels folds."""
+    chosen = [[np.ascontiguousarray(side[where].T) for side in pair] for pair in sides]
+    least = np.full(np.count_nonzero(where), np.inf, sides[0][0].dtype)
+    for corner in itertools.product(*chosen):
         for factor, matrix in looks:
-            folded[places] |= factor * shifted_determinant(slopes, matrix) < _LEAST_BESIDE
+            least = np.minimum(least, factor * shifted_determinant([*map(list, zip(*corner, strict=True))], matrix))
+    folded = np.zeros_like(where)
+    folded[where] = least < _LEAST_BESIDE
     return folded
 
 
@@ -152,7 +154,7 @@ def _smooth_folds(field: np.ndarray, folded: np.ndarray, box: Box, width: tuple[
     reach = [int(4 * sigma + 0.5) for sigma in width]
     # As far as a Gaussian of the folds goes the displacement changes, and by one voxel more its differences; to smooth
     # it there takes as much again.
-    changed, around = _grow(box, [r + 1 for r in reach]), _grow(box, [2 * r + 2 for r in reach])
+    changed, seen_from, around = (_grow(box, [extra + k * r for r in reach]) for k, extra in ((1, 1), (1, 2), (2, 2)))
     part, marks = field[around], folded[around]
     chosen = np.zeros(marks.shape, part.dtype)
     chosen[_shift(box, around)] = marks[_shift(box, around)]
@@ -160,7 +162,7 @@ def _smooth_folds(field: np.ndarray, folded: np.ndarray, box: Box, width: tuple[
     scale = 0.5 * math.prod(max(1.0, math.sqrt(2 * math.pi) * sigma) for sigma in width)
     share = np.minimum(scale * engine.gaussian(chosen[None, ..., None], sigma=width)[0], 1)
     part += share * (engine.gaussian(part[None], sigma=width)[0] - part)
-    marks[_shift(changed, around)] = _find_folds(part[None], seen)[0][_shift(changed, around)]
+    folded[changed] = _find_folds(field[seen_from][None], seen)[0][_shift(changed, seen_from)]
 
 
 def _grow(box: Box, room: list[int]) -> Box:

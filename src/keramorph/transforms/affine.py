@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from keramorph.errors import InputError, ShapeError
+from keramorph.transforms.blocks import Block, place_points
 from keramorph.transforms.transform import Transform
 
 
@@ -60,3 +61,6 @@ class AffineTransform(Transform):
 
     def _apply(self, points: np.ndarray) -> np.ndarray:
         return points @ self.matrix[:-1, :-1].T + self.matrix[:-1, -1]
+
+    def _move(self, block: Block, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        return place_points(after @ self.matrix @ before, block)

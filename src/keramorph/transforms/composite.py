@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from keramorph.errors import InputError, ShapeError
-from keramorph.space import Grid
+from keramorph.transforms.affine import AffineTransform
+from keramorph.transforms.blocks import Block, move_points
 from keramorph.transforms.transform import Transform
 
 
@@ -52,8 +53,16 @@ class CompositeTransform(Transform):
             points = step._apply(points)
         return points
 
-    def _apply_grid(self, grid: Grid, rows: slice) -> np.ndarray:
-        points = self.transforms[0]._apply_grid(grid, rows)
+    def _move(self, block: Block, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        *firsts, last = self.transforms
+        if not firsts:
+            return last._move(block, before, after)
+        # Matrices at either end are multiplied with those beside them, and no point is moved by them alone.
+        if isinstance(last, AffineTransform):
+            return CompositeTransform(firsts)._move(block, before, after @ last.matrix)
+        if isinstance(firsts[0], AffineTransform):
+            return CompositeTransform(self.transforms[1:])._move(block, firsts[0].matrix @ before, after)
+        points = firsts[0]._move(block, before, np.eye(self.ndim + 1))
         for step in self.transforms[1:]:
             points = step._apply(points)
-        return points
+        return move_points(after, points)

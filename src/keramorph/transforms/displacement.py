@@ -9,13 +9,20 @@ from keramorph.backend.blocks import run_blocks
 from keramorph.errors import InputError, ShapeError
 from keramorph.ops.vectors import multiply_components, solve_systems, sum_products
 from keramorph.space import Grid
-from keramorph.transforms.transform import Transform, grid_points, slabs
+from keramorph.transforms.blocks import (
+    Block,
+    cut_grid,
+    find_ends,
+    multiply_vectors,
+    place_points,
+    place_voxels,
+    sample_lines,
+    sample_points,
+)
+from keramorph.transforms.transform import Transform
 
 _TOLERANCE = 1e-3
 """Residual, in voxels of the smallest spacing, at which the inverse at a point is done."""
-
-_BLOCK = 1 << 15
-"""Voxels whose inverse is solved at a time: few enough that a step's arrays stay in the cache."""
 
 _WORTHWHILE = 0.75
 """Share of points still at work below which it pays to leave the others behind."""
@@ -101,37 +108,41 @@ class DisplacementTransform(Transform):
         inverse = np.empty((*grid.shape, self.ndim), dtype=self.displacement.dtype)
         residual = np.empty(grid.shape)
 
-        def work(rows: slice) -> None:
-            index = [line.astype(field.dtype).ravel() for line in _index_components(to_voxels, grid.shape, rows)]
+        def work(*block: slice) -> None:
+            index = [line.astype(field.dtype).ravel() for line in place_voxels(to_voxels, block)]
             solution, error = _solve(field, np.stack(index), self.grid.matrix, iterations)
             moves = multiply_components(self.grid.matrix, solution)
-            inverse[rows] = np.stack(moves, axis=-1).reshape(inverse[rows].shape)
-            residual[rows] = error.reshape(residual[rows].shape)
+            inverse[block] = np.stack(moves, axis=-1).reshape(inverse[block].shape)
+            residual[block] = error.reshape(residual[block].shape)
 
-        run_blocks(work, [(rows,) for rows in slabs(grid.shape, _BLOCK)])
+        run_blocks(work, cut_grid(grid.shape))
         return DisplacementTransform(inverse, grid), residual
 
-    def _at(self, points: np.ndarray) -> np.ndarray:
-        """Displacement `(..., ndim)` at any points `(..., ndim)`."""
-        index = self.grid.to_index(points).reshape(-1, self.ndim)
-        return _sample(self.displacement, index).reshape(points.shape).astype(np.float64)
-
     def _apply(self, points: np.ndarray) -> np.ndarray:
-        return points + self._at(points)
+        index = self.grid.to_index(points)
+        return points + sample_points(self.displacement, index, find_ends(index))
 
-    def _apply_grid(self, grid: Grid, rows: slice) -> np.ndarray:
-        if grid.matches(self.grid, tolerance=_SAME):
-            return grid_points(grid, rows) + self.displacement[rows]
-        return super()._apply_grid(grid, rows)
+    def _move(self, block: Block, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        own = np.linalg.inv(self.grid.affine) @ before
+        if lines := _find_lines(own, block):
+            moves = sample_lines(self.displacement, lines)
+        else:
+            index = place_points(own, block)
+            moves = sample_points(self.displacement, index, find_ends(index))
+        return place_points(after @ before, block) + multiply_vectors(after, moves)
 
 
-def _index_components(matrix: np.ndarray, shape: tuple[int, ...], rows: slice) -> list[np.ndarray]:
-    """Where a homogeneous matrix takes the voxels in some rows of a grid: one array `(rows, ...)` per component."""
-    counts = (rows.stop - rows.start, *shape[1:])
-    spans = (np.arange(rows.start, rows.stop), *(np.arange(n) for n in shape[1:]))
-    lines = np.meshgrid(*(span.astype(np.float64) for span in spans), indexing="ij", sparse=True)
-    moved = multiply_components(matrix[:-1, :-1], lines)
-    return [np.broadcast_to(line + shift, counts) for line, shift in zip(moved, matrix[:-1, -1], strict=True)]
+def _find_lines(matrix: np.ndarray, block: Block) -> list[np.ndarray]:
+    """Indices of a field along its axes, where a matrix takes the voxels of a block to a lattice of them; else none.
+
+    Those that hardly differ from whole ones are whole.
+    """
+    linear, stops = matrix[:-1, :-1], [span.stop for span in block]
+    if (np.abs(linear - np.diag(np.diag(linear))) @ stops).max() > _SAME:
+        return []
+    scales = zip(block, np.diag(linear), matrix[:-1, -1], strict=True)
+    lines = [scale * np.arange(span.start, span.stop) + shift for span, scale, shift in scales]
+    return [np.where(np.abs(line - np.rint(line)) < _SAME, np.rint(line), line) for line in lines]
 
 
 def _solve(field: np.ndarray, index: np.ndarray, matrix: np.ndarray, iterations: int) -> tuple[np.ndarray, np.ndarray]:

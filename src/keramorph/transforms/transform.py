@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from keramorph.backend.blocks import run_blocks
 from keramorph.backend.portable import cast_like
 from keramorph.errors import OptionError, ShapeError
 from keramorph.space import Grid, Image
+from keramorph.transforms.blocks import Block, cut_grid, find_ends, move_points, place_points, sample_points
 
 
 class Transform(ABC):
@@ -87,10 +86,11 @@ class Transform(ABC):
         self._check_ndim(grid, "grid")
         displacement = np.empty((*grid.shape, self.ndim))
 
-        def work(rows: slice) -> None:
-            displacement[rows] = self._apply_grid(grid, rows) - grid_points(grid, rows)
+        def work(*block: slice) -> None:
+            moved = self._move(block, grid.affine, np.eye(self.ndim + 1))
+            displacement[block] = moved - place_points(grid.affine, block)
 
-        run_blocks(work, [(rows,) for rows in slabs(grid.shape)])
+        run_blocks(work, cut_grid(grid.shape))
         return displacement
 
     def resample(
@@ -125,23 +125,34 @@ class Transform(ABC):
         self._check_ndim(image.grid, "image.grid")
         values = image.array.astype(np.uint8) if image.array.dtype == bool else image.array
         _check_fill(fill_value, values.dtype)
-        # Read in double precision, like the points: brought there once and not slab by slab. Labels stay as they are.
-        lifted = values if order == 0 else values.astype(np.float64)
+        inside: Boundary = "nearest" if boundary == "constant" else boundary
+        # What is not read part by part is brought to double precision, in which it is read, once and for all.
+        read = values if order == 0 or (order, inside) == (1, "nearest") else values.astype(np.float64)
+        to_index = np.linalg.inv(image.grid.affine)
         result = np.empty((*grid.shape, image.channels), dtype=values.dtype)
 
-        def work(rows: slice) -> None:
-            index = image.grid.to_index(self._apply_grid(grid, rows))
-            result[rows] = cast_like(backend.use("numpy").xp, _sample(lifted, index, order, boundary), values)
-            if boundary == "constant":
-                result[rows][_outside(index, image.grid.shape)] = fill_value
+        def work(*block: slice) -> None:
+            index = self._move(block, grid.affine, to_index)
+            ends = find_ends(index)
+            found = sample_points(read, index, ends, order=order, boundary=inside)
+            result[block] = cast_like(backend.use("numpy").xp, found, values)
+            if boundary == "constant" and _outside(ends, image.grid.shape).any():
+                result[block][_outside(index, image.grid.shape)] = fill_value
 
-        # A cubic spline's coefficients are those of the whole image: computed once, not slab by slab.
-        run_blocks(work, [(rows,) for rows in ([slice(0, grid.shape[0])] if order == 3 else slabs(grid.shape))])
+        # A cubic spline's coefficients are those of the whole image: computed once, not block by block.
+        whole = [tuple(slice(0, n) for n in grid.shape)]
+        run_blocks(work, whole if order == 3 else cut_grid(grid.shape))
         return Image(result.astype(image.array.dtype, copy=False), grid)
 
-    def _apply_grid(self, grid: Grid, rows: slice) -> np.ndarray:
-        """Where the voxels in some rows of a grid are moved to, `(rows, ..., ndim)`."""
-        return self._apply(grid_points(grid, rows))
+    def _move(self, block: Block, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Where a matrix, this transform and another matrix take the voxels of a block, `(*block, ndim)`.
+
+        Args:
+            block: Slices of the voxels.
+            before: Homogeneous matrix from voxels to fixed points.
+            after: Homogeneous matrix from moving points to what is wanted.
+        """
+        return move_points(after, self._apply(place_points(before, block)))
 
     def _check_ndim(self, grid: Grid, name: str) -> None:
         if grid.ndim != self.ndim:
@@ -151,32 +162,10 @@ class Transform(ABC):
             )
 
 
-def grid_points(grid: Grid, rows: slice) -> np.ndarray:
-    """Physical points `(rows, ..., ndim)` of the voxels in some rows of a grid, float64."""
-    points = np.broadcast_to(grid.affine[: grid.ndim, grid.ndim], (rows.stop - rows.start, *grid.shape[1:], grid.ndim))
-    for axis, count in enumerate(grid.shape):
-        index = np.arange(rows.start, rows.stop) if axis == 0 else np.arange(count)
-        steps = index[:, None] * grid.matrix[:, axis]
-        points = points + steps.reshape(-1, *[1] * (grid.ndim - 1 - axis), grid.ndim)
-    return points
-
-
-def slabs(shape: tuple[int, ...], voxels: int = 1 << 15) -> Iterator[slice]:
-    """Blocks of rows of a grid with about so many voxels, whose points stay in the cache."""
-    step = max(1, voxels // math.prod(shape[1:]))
-    return (slice(first, min(first + step, shape[0])) for first in range(0, shape[0], step))
-
-
-def _sample(array: np.ndarray, index: np.ndarray, order: Order, boundary: Boundary) -> np.ndarray:
-    """Values `(*field, channels)` of an array `(*spatial, channels)` at continuous indices `(*field, ndim)`."""
-    inside: Boundary = "nearest" if boundary == "constant" else boundary
-    return backend.use("numpy").sample(array[None], index[None], order=order, boundary=inside)[0]
-
-
 def _outside(index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Which continuous indices lie in no voxel of a grid; NaN lies in none."""
-    inside = (index >= -0.5) & (index < np.asarray(shape) - 0.5)
-    return np.logical_not(np.all(inside, axis=-1))
+    inside = [(index[..., axis] >= -0.5) & (index[..., axis] < n - 0.5) for axis, n in enumerate(shape)]
+    return np.logical_not(np.logical_and.reduce(inside))
 
 
 def _check_fill(fill_value: float, dtype: np.dtype) -> None:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from keramorph import backend
 from keramorph._typing import Array
-from keramorph.solver.blocks import BlockSums, add_up
+from keramorph.solver.blocks import BlockSums, add_up, count_voxels
+from keramorph.solver.mapping import to_engine
 from keramorph.solver.similarity.local_correlation import NOISE, noisy_covariance, noisy_variance
 from keramorph.solver.similarity.measure import ENOUGH_OVERLAP
 
@@ -52,7 +53,7 @@ class BlockCorrelation:
         """The window moments of a fixed image `(1, *spatial, 1)` in so many blocks."""
         engine = backend.of(fixed)
         xp = engine.xp
-        voxels = add_up(fixed * 0 + 1, counts)
+        voxels = to_engine(count_voxels(tuple(fixed.shape[1:-1]), counts), fixed)
         sums = xp.concatenate([voxels, add_up(fixed, counts), add_up(fixed * fixed, counts)], axis=-1)
         sums = engine.window_sum(sums, size=self.size)
         share = 1 / sums[..., :1]
