@@ -5,7 +5,11 @@
 #include <new>
 
 #if defined(__unix__) || defined(__APPLE__)
+#define KERAMORPH_HAS_PAGES 1
 #include <pthread.h>
+#include <sys/mman.h>
+#else
+#define KERAMORPH_HAS_PAGES 0
 #endif
 
 #include "threads.hpp"
@@ -24,9 +28,35 @@ struct Buffer {
   std::int64_t capacity;
 };
 
+#if KERAMORPH_HAS_PAGES
+
+// Pages of its own: among others' arrays on the heap, a buffer that is given back would stay with the program.
+void* make_buffer(std::int64_t capacity) {
+  const auto size = static_cast<std::size_t>(capacity + granule);
+  void* given = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (given == MAP_FAILED) throw std::bad_alloc();
+  char* const begin = static_cast<char*>(given);
+  const auto above = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(begin) % granule);
+  char* const data = begin + (above == 0 ? 0 : granule - above);
+  if (data != begin) munmap(begin, static_cast<std::size_t>(data - begin));
+  char* const end = data + capacity;
+  if (end != begin + size) munmap(end, static_cast<std::size_t>(begin + size - end));
+  return data;
+}
+
+void free_buffer(const Buffer& buffer) { munmap(buffer.data, static_cast<std::size_t>(buffer.capacity)); }
+
+#else
+
+void* make_buffer(std::int64_t capacity) {
+  return ::operator new(static_cast<std::size_t>(capacity), std::align_val_t{static_cast<std::size_t>(granule)});
+}
+
 void free_buffer(const Buffer& buffer) {
   ::operator delete(buffer.data, std::align_val_t{static_cast<std::size_t>(granule)});
 }
+
+#endif
 
 // Leaked on purpose: arrays may die after the static destructors have run.
 std::mutex* turn = new std::mutex;
@@ -35,7 +65,7 @@ std::deque<Buffer>* waiting = new std::deque<Buffer>;
 void forget_lock_after_fork() { turn = new std::mutex; }
 
 void watch_for_forks() {
-#if defined(__unix__) || defined(__APPLE__)
+#if KERAMORPH_HAS_PAGES
   // Whoever held the lock does not exist in the child. The buffers do: they were copied.
   static const int hooked = pthread_atfork([] { turn->lock(); }, [] { turn->unlock(); }, forget_lock_after_fork);
   (void)hooked;
@@ -64,8 +94,7 @@ Buffer take(std::int64_t capacity) {
       return found;
     }
   }
-  const auto alignment = std::align_val_t{static_cast<std::size_t>(granule)};
-  void* data = ::operator new(static_cast<std::size_t>(capacity), alignment);
+  void* data = make_buffer(capacity);
   touch_lightly(data, capacity);
   return {data, capacity};
 }
