@@ -9,6 +9,7 @@ from keramorph import Scan, backend, register, register_batch
 from keramorph.errors import ArrayTypeError, FileError, InputError, OptionError, ShapeError
 from keramorph.registration import Config
 from keramorph.solver import bend as bending
+from keramorph.solver.bspline import BSpline
 from keramorph.solver.deformation import DeformationOptions, Member, deform
 from keramorph.solver.greedy import Greedy
 from keramorph.solver.mapping import locate, map_vectors
@@ -23,6 +24,8 @@ from keramorph.solver.similarity import (
     SoftDice,
 )
 from keramorph.solver.stack import apply_each, take
+from keramorph.solver.symmetric import Symmetric
+from keramorph.solver.velocity import Velocity
 from keramorph.space import Image
 from keramorph.transforms import AffineTransform, DisplacementTransform
 from phantom import Phantom, affine_map, centred_grid, grid_points, wave
@@ -33,11 +36,11 @@ AT_ONCE = Config(metric="lncc", iterations=15, affine_iterations=0, levels=2)
 """No affine stage, which JAX takes seconds for: the pairs are given where to start."""
 
 
-def draw_pair(ndim, seed, *, height=3.0, shape=None, tilt=0.0, masked=False):
+def draw_pair(ndim, seed, *, height=3.0, shape=None, tilt=0.0, noise=0.0, spacing=None):
     """A phantom of its own, and its moving image: bent, turned, and shown on a grid whose axes are tilted."""
     phantom = Phantom(ndim, seed=seed, radius=18.0)
     turn = affine_map(ndim, degrees=tilt, scale=1.0, shift=0.0)[:ndim, :ndim]
-    spacing = (1.0, 1.2) if ndim == 2 else (2.4, 2.0, 2.6)
+    spacing = spacing or ((1.0, 1.2) if ndim == 2 else (2.4, 2.0, 2.6))
     directions = turn @ np.eye(ndim)[:, ::-1]
     grid = centred_grid(shape or SHAPES[ndim], spacing, directions=directions)
     affine = affine_map(ndim, degrees=1.0 + seed, shift=0.5 * seed)
@@ -45,18 +48,20 @@ def draw_pair(ndim, seed, *, height=3.0, shape=None, tilt=0.0, masked=False):
     def true(points):
         return wave(points, height=height) @ affine[:ndim, :ndim].T + affine[:ndim, ndim]
 
-    return phantom.picture(grid, through=true), phantom.picture(grid)
+    fixed, moving = phantom.picture(grid, through=true), phantom.picture(grid)
+    grain = noise * np.random.default_rng(seed).normal(size=fixed.array.shape)
+    return Image((fixed.array + grain).astype("float32"), grid), moving
 
 
 def draw_pairs(ndim):
-    """Pairs of one shape, each bent otherwise, and the second not at all, with one of another shape among them."""
+    """Pairs of one shape, the second not bent, the last one noisy, with one of another shape among them."""
     odd = tuple(n - 2 for n in SHAPES[ndim])
     return [
         draw_pair(ndim, 0),
         draw_pair(ndim, 1, height=0.0, tilt=10.0),
         draw_pair(ndim, 2, shape=odd),
         draw_pair(ndim, 3, height=2.0, tilt=-5.0),
-        draw_pair(ndim, 4, height=4.0),
+        draw_pair(ndim, 4, height=4.0, noise=0.7),
     ]
 
 
@@ -220,6 +225,15 @@ def test_a_stack_is_cut_where_it_would_be_too_large(monkeypatch, stacks):
     assert stacks == [3, 3, 2, 2]
 
 
+@pytest.mark.parametrize("other", [{"spacing": (1.0, 1.3)}, {"shape": (40, 34)}], ids=str)
+def test_only_pairs_of_one_shape_and_spacing_are_stacked(other, stacks):
+    register_batch([draw_pair(2, 0), draw_pair(2, 1, **other)], config=replace(AT_ONCE, levels=1, iterations=1))
+    assert stacks == [1, 1]
+    # Where the axes point, and where the images lie, is each pair's own.
+    register_batch([draw_pair(2, 0), draw_pair(2, 1, tilt=9.0)], config=replace(AT_ONCE, levels=1, iterations=1))
+    assert stacks == [1, 1, 2]
+
+
 def test_each_pair_tells_its_own_progress():
     pairs, heard = draw_pairs(2), {}
     register_batch(pairs, config=QUICK, progress=lambda number, at: heard.setdefault(number, []).append(at))
@@ -343,22 +357,43 @@ def draw_members(count, make_array=np.asarray, *, shape=(20, 18)):
         grid = centred_grid(shape, (1.0, 1.5), directions=directions)
         images = [Layer(make_array(rng.random((1, *shape, 1)).astype("float32")), None, grid) for _ in range(2)]
         matrix = np.eye(ndim + 1) + np.pad(rng.uniform(-0.1, 0.1, (ndim, ndim)), (0, 1))
-        options = DeformationOptions(5, LocalCorrelation((5, 5)), 1.0, 0.5 + 0.2 * k, 0.3, 0)
+        options = DeformationOptions(5, LocalCorrelation((5, 5)), 1.0, 0.5 + 0.2 * k, 0.3, 0, doubt=1 + 0.4 * k)
         members.append(Member(Level(*images, 1.0), matrix, options))
     return members
 
 
-def test_force_step_and_smoothing_of_a_stack_are_each_pairs_own(make_array):
+@pytest.mark.parametrize("kind", [Greedy, Velocity, Symmetric, BSpline])
+def test_force_step_and_smoothing_of_a_stack_are_each_pairs_own(kind, make_array):
     members = draw_members(3, make_array)
     rng = np.random.default_rng(2)
-    field = rng.normal(0, 0.5, (3, 20, 18, 2)).astype("float32")
-    stack = Greedy(members)
-    (moved,), similarity = stack.advance((make_array(field),), stack.gather())
+    scale = np.array([0.5, 4.0, 1.0]).reshape(3, 1, 1, 1)
+    field = (rng.normal(size=(3, 20, 18, 2)) * scale).astype("float32")
+
+    def advance(members, field):
+        stack = kind(members)
+        state = stack.enter((make_array(field),) if kind is not Symmetric else (make_array(field), make_array(-field)))
+        return stack.advance(state, stack.gather())
+
+    moved, similarity = advance(members, field)
     for k, member in enumerate(members):
-        one = Greedy([member])
-        (alone,), value = one.advance((make_array(field[k : k + 1]),), one.gather())
-        np.testing.assert_allclose(np.asarray(moved)[k], np.asarray(alone)[0], atol=2e-5)
+        alone, value = advance([member], field[k : k + 1])
+        for one, other in zip(moved, alone, strict=True):
+            np.testing.assert_allclose(np.asarray(one)[k], np.asarray(other)[0], atol=2e-4)
         assert np.asarray(similarity)[k] == pytest.approx(np.asarray(value)[0], abs=1e-5)
+
+
+def test_what_stays_of_a_stack_follows_its_velocities_as_finely_as_before(make_array):
+    members = draw_members(3, make_array)
+    field = np.random.default_rng(2).normal(0, 0.5, (3, 20, 18, 2)).astype("float32")
+    field *= np.array([0.1, 40.0, 10.0]).reshape(3, 1, 1, 1)
+    stack = Velocity(members)
+    stack.enter((make_array(field),))
+    rest = stack.take([1, 2])
+    (moved,), _ = rest.advance((make_array(field[1:]),), rest.gather())
+    for k in (1, 2):
+        one = Velocity(members[k : k + 1])
+        (alone,), _ = one.advance(one.enter((make_array(field[k : k + 1]),)), one.gather())
+        np.testing.assert_allclose(np.asarray(moved)[k - 1], np.asarray(alone)[0], atol=1e-3)
 
 
 def test_a_pair_that_has_ended_keeps_what_it_had():
