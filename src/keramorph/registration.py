@@ -201,13 +201,14 @@ def register_batch(
     engine: str = "numpy",
     progress: Callable[[int, Progress], None] | None = None,
 ) -> list[RegistrationResult]:
-    """Return what `register` returns of each of many pairs, small ones on a GPU in less time.
+    """Return what `register` returns of each of many pairs, those of one shape deformed together.
 
     Each result is that of the pair alone, whatever the others are. Starts and affine transforms are found pair by pair.
     Then those whose images have the same shapes and the fixed ones the same spacing are deformed together, every
-    operation on one array of all of them; any others in groups of their own. Pairs with landmarks or labels, with a
-    mask for each of several channels, with so many voxels that they bend by blocks, and those whose self-similarities
-    are searched are deformed one by one, as all are with a time budget, which is that of each pair.
+    operation on one array of all of them: on a GPU, small images wait for as many launches as one pair would. Others
+    form groups of their own. Pairs with landmarks or labels, with a mask for each of several channels, with so many
+    voxels that they bend by blocks, and those whose self-similarities are searched are deformed one by one, as all are
+    with a time budget, which is that of each pair.
 
     All pairs are read before the first one is aligned, and are in memory at once.
 

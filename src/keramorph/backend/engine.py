@@ -191,7 +191,7 @@ class Engine:
         Args:
             pushed: Force and stiffness `(batch, *spatial, ndim + 1)`, as `push` gives them.
             matrix: What steps are multiplied by in the end, `(ndim, ndim)` or `(batch, ndim, ndim)`.
-            damping: Added to the stiffness, a scalar or one number for each entry of the batch.
+            damping: Added to the stiffness: a scalar; or, with a matrix for each entry of the batch, a number for each.
             most: Longest step, before the matrix.
 
         Returns:

@@ -197,9 +197,8 @@ class NumpyEngine(Engine):
         if _plan_volume(pushed, shape) is None:
             return None
         update = make_empty(shape, pushed.dtype)
-        each = np.broadcast_to(matrix, (len(pushed), *matrix.shape[-2:]))
-        dampings = np.broadcast_to(np.ravel(damping), len(pushed)).tolist()
-        for (one, (push, step)), extra in zip(_part(each, _lay_out(pushed), update), dampings, strict=True):
+        parts = zip(_part(matrix, _lay_out(pushed), update), np.ravel(damping).tolist(), strict=True)
+        for (one, (push, step)), extra in parts:
             _kernels().limit(_plan_volume(step), one.ravel().tolist(), extra, most, push, step)
         return update
 
@@ -287,8 +286,8 @@ def _plan_volume(array: Array, shape: tuple | None = None) -> Any:
 
 def _part(matrix: np.ndarray, *arrays: Array) -> Iterator[tuple[np.ndarray, Sequence[Array]]]:
     """What a kernel that takes one matrix gets: it and the whole batch, or each of several and its entry of that."""
-    if matrix.ndim == 2:
-        yield matrix, arrays
+    if matrix.ndim == 2 or len(matrix) == 1:
+        yield matrix.reshape(matrix.shape[-2:]), arrays
         return
     for k, one in enumerate(matrix):
         yield one, [array[k : k + 1] for array in arrays]

@@ -50,14 +50,12 @@ class Similarity(Measure, Protocol):
 
 def sum_each(xp: Any, array: Array) -> Array:
     """Sum of each image of a batch, `(batch, 1, ..., 1)`: with as many axes as the images, to be multiplied by."""
-    shape = xp.shape(array)
-    return xp.reshape(xp.sum(xp.reshape(array, (shape[0], -1)), axis=1), (shape[0], *[1] * (len(shape) - 1)))
+    return xp.sum(array, axis=tuple(range(1, len(array.shape))), keepdims=True)
 
 
 def mean_each(xp: Any, array: Array) -> Array:
     """Mean of each image of a batch, likewise."""
-    shape = xp.shape(array)
-    return xp.reshape(xp.mean(xp.reshape(array, (shape[0], -1)), axis=1), (shape[0], *[1] * (len(shape) - 1)))
+    return xp.mean(array, axis=tuple(range(1, len(array.shape))), keepdims=True)
 
 
 def list_each(xp: Any, numbers: Array) -> Array:
