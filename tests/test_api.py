@@ -40,7 +40,7 @@ def listed_names(package: str) -> list[str]:
 
 PACKAGES = tuple(name for name in keramorph.__all__ if (PACKAGE / name).is_dir())
 NAMES = [(package, name) for package in PACKAGES for name in listed_names(package)]
-NAMES += [("registration", name) for name in ("register", "RegistrationResult")]
+NAMES += [("registration", name) for name in ("register", "register_batch", "RegistrationResult")]
 
 
 def keras_mark(package: str):

@@ -303,12 +303,12 @@ def test_the_metric_is_chosen_from_the_images_alone_and_says_why():
 def test_squared_differences_are_taken_in_one_unit(monkeypatch):
     # One image shows 0 to 100, the other 0 to 200: scaled each by itself, equal values would differ.
     seen = []
-    monkeypatch.setattr(registration, "solve", lambda *layers, **_: seen.append(layers) or 1 / 0)
+    monkeypatch.setattr(registration, "solve_all", lambda tasks, _: seen.append(next(tasks)) or 1 / 0)
     ramp = np.add.outer(np.arange(32.0), np.zeros(30))
     for metric, expected in (("mse", 2.0), ("ncc", 1.0)):
         with pytest.raises(ZeroDivisionError):
             register(ramp, 2 * ramp, config=Config(metric=metric))
-        fixed, moving = (layer.values for layer in seen.pop()[:2])
+        fixed, moving = (layer.values for layer in (seen[-1].fixed, seen[-1].moving))
         assert (moving[0, 12] / fixed[0, 12]).mean() == pytest.approx(expected, rel=0.06)
 
 

@@ -11,7 +11,7 @@ from keramorph.io import to_simpleitk
 from keramorph.registration import Config, register
 from keramorph.solver import discrete
 from keramorph.solver.affine import AffineOptions, _Problem
-from keramorph.solver.deformation import DeformationOptions
+from keramorph.solver.deformation import DeformationOptions, Member
 from keramorph.solver.greedy import Greedy
 from keramorph.solver.histogram import match_histograms
 from keramorph.solver.mapping import locate, weigh
@@ -81,7 +81,7 @@ def test_the_derivative_to_each_channel_is_that_of_finite_differences(name, shar
         return measure_channels(measure, arrays[0], moved, arrays[2], mask=None)
 
     # JAX computes in single precision: the differences are taken in double, by NumPy.
-    assert sum(float(one.similarity) for one in results) == pytest.approx(look(arrays[1]), abs=1e-5)
+    assert sum(float(one.similarity[0]) for one in results) == pytest.approx(look(arrays[1]), abs=1e-5)
     derivative = np.concatenate([np.asarray(one.derivative) for one in results], axis=-1)
     assert all((np.asarray(one.curvature) >= 0).all() for one in results)
     rng = np.random.default_rng(2)
@@ -147,7 +147,7 @@ def test_an_affine_fit_loses_the_mean_of_what_its_channels_lose():
 def test_channels_push_as_finite_differences_say(make_array):
     level = draw_level(make_array, dtype=np.float32)
     grid, matrix = level.fixed.grid, affine_map(3, degrees=3, shift=0.2)
-    deformation = Greedy(level, matrix, DeformationOptions(1, MeanSquares(), 1.0, 0.0, 0.3, 0))
+    deformation = Greedy([Member(level, matrix, DeformationOptions(1, MeanSquares(), 1.0, 0.0, 0.3, 0))])
     displacement = np.random.default_rng(5).normal(0, 0.2, (1, *grid.shape, 3)).astype("float32")
     pushed, similarity = deformation.push(make_array(displacement), deformation.gather())
     pushed = np.asarray(pushed)
@@ -158,7 +158,7 @@ def test_channels_push_as_finite_differences_say(make_array):
     def lose(field):
         return measure_loss(level, matrix, make_array(field.astype("float32")), MeanSquares())
 
-    assert float(similarity) == pytest.approx(1 - lose(displacement), abs=1e-5)
+    assert float(similarity[0]) == pytest.approx(1 - lose(displacement), abs=1e-5)
     in_voxels = change @ np.linalg.inv(grid.matrix / 1.3).T
     after, before = (lose(displacement + k * 0.01 * in_voxels) for k in (1, -1))
     assert (after - before) / 0.02 == pytest.approx(-np.sum(pushed[..., :3] * change), rel=0.02)
@@ -167,7 +167,7 @@ def test_channels_push_as_finite_differences_say(make_array):
 
 def test_the_symmetric_similarity_is_the_mean_over_channels_both_ways():
     level = draw_level(dtype=np.float32)
-    deformation = Symmetric(level, np.eye(4), DeformationOptions(1, MeanSquares(), 1.0, 0.0, 0.3, 0))
+    deformation = Symmetric([Member(level, np.eye(4), DeformationOptions(1, MeanSquares(), 1.0, 0.0, 0.3, 0))])
     still = level.still()
     _, similarity = deformation.advance((still, still), deformation.gather())
     positions, inside = locate(deformation.map, still, level.moving.grid.shape)
@@ -184,7 +184,7 @@ def test_the_symmetric_similarity_is_the_mean_over_channels_both_ways():
         return np.mean(shares)
 
     expected = (explain(level.fixed.values, moved) + explain(moved, level.fixed.values)) / 2
-    assert float(similarity) == pytest.approx(expected, rel=1e-5)
+    assert float(similarity[0]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_search_pays_the_mean_cost_of_what_each_channel_knows():

@@ -8,7 +8,7 @@ from keramorph.errors import OptionError, ShapeError
 from keramorph.registration import Config, register
 from keramorph.solver import hints
 from keramorph.solver.affine import AffineOptions, _Problem
-from keramorph.solver.deformation import DeformationOptions
+from keramorph.solver.deformation import DeformationOptions, Member
 from keramorph.solver.greedy import Greedy
 from keramorph.solver.hints import Follower, Known, build_hints
 from keramorph.solver.mapping import locate
@@ -199,7 +199,7 @@ def test_labels_push_as_finite_differences_say(make_array):
     ]
     level = Level(*layers[:2], 1.3, level.hints._replace(labels=tuple(layers[2:])))
     grid, matrix = level.fixed.grid, affine_map(3, degrees=3, shift=0.2)
-    deformation = Greedy(level, matrix, DeformationOptions(1, MeanSquares(), 1.0, 0.0, 0.3, 0))
+    deformation = Greedy([Member(level, matrix, DeformationOptions(1, MeanSquares(), 1.0, 0.0, 0.3, 0))])
     arrays = deformation.follower.gather()
     rng = np.random.default_rng(5)
     displacement = rng.normal(0, 0.2, (1, *grid.shape, 3)).astype("float32")

@@ -12,13 +12,13 @@ from scipy.spatial.transform import Rotation
 from keramorph import ops
 from keramorph.errors import InputError
 from keramorph.solver.affine import AffineOptions, _measure_change, _measure_strain, _Problem
-from keramorph.solver.deformation import DeformationOptions
+from keramorph.solver.bend import _doubt
+from keramorph.solver.deformation import DeformationOptions, Member
 from keramorph.solver.greedy import Greedy
 from keramorph.solver.intensity import scale_intensity
 from keramorph.solver.mapping import locate, measure_inside, voxel_matrix, voxel_positions, weigh
 from keramorph.solver.minimise import minimise
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, list_spacings, smoothing_width, window_size
-from keramorph.solver.search import _doubt
 from keramorph.solver.similarity import Comparison, LocalCorrelation
 from keramorph.solver.start import list_starts
 from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast
@@ -180,7 +180,7 @@ def test_an_update_is_the_smoothed_step_of_a_naive_formula(shape, make_array):
     image = Layer(make_array(rng.random((1, *shape, 1)).astype(np.float32)), None, grid)
     matrix = np.eye(ndim + 1) + np.pad(rng.uniform(-0.1, 0.1, (ndim, ndim)), (0, 1))
     options = DeformationOptions(1, LocalCorrelation((5,) * ndim), 1.0, 0.5, 0.3, 0)
-    deformation = Greedy(Level(image, image, 1.0), matrix, options)
+    deformation = Greedy([Member(Level(image, image, 1.0), matrix, options)])
     slope = rng.normal(size=(1, *shape, ndim)).astype(np.float32)
     derivative, curvature = (rng.random((1, *shape, 1)).astype(np.float32) for _ in range(2))
     comparison = Comparison(0.5, make_array(derivative), make_array(curvature))

@@ -29,7 +29,7 @@ the tests run: `help(keramorph.ops.warp)` shows it.
 
 def render() -> str:
     """The whole page."""
-    names = ("register", "RegistrationResult", "Scan")
+    names = ("register", "register_batch", "RegistrationResult", "Scan")
     sections = [("keramorph", [(name, "registration") for name in names])]
     for package in PACKAGES:
         names = list_names(package)

@@ -10,7 +10,8 @@ _PACKAGES = (
 )  # fmt: skip
 _NAMES = {
     "Grid": "space", "Image": "space",
-    "register": "registration", "RegistrationResult": "registration", "Scan": "registration",
+    "register": "registration", "register_batch": "registration",
+    "RegistrationResult": "registration", "Scan": "registration",
 }  # fmt: skip
 
 __all__ = [*_PACKAGES, *_NAMES, "__version__"]

@@ -1,39 +1,34 @@
-"""Two images in, one aligned with the other out: read, solve, wrap up."""
+"""Two images in, one aligned with the other out, or many such pairs: read, solve, wrap up."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from keramorph import backend, ops
-from keramorph.errors import ArrayTypeError, OptionError
+from keramorph.errors import ArrayTypeError, InputError, OptionError
 from keramorph.io import read_image
-from keramorph.solver import Config, Initial, LevelRecord, MetricChoice, Outcome, Progress, Solution, solve
-from keramorph.solver.mapping import to_engine, to_numpy
-from keramorph.solver.pyramid import finest_spacing
-from keramorph.solver.scan import Scan, list_channels, read_images, read_known, to_layers
+from keramorph.solver import Config, LevelRecord, MetricChoice, Outcome, Progress, Solution
+from keramorph.solver.mapping import to_numpy
+from keramorph.solver.pyramid import Landmarks, finest_spacing
+from keramorph.solver.scan import Scan, list_channels, read_images, read_initial, read_known, to_layers
+from keramorph.solver.search import Task, solve_all
 from keramorph.solver.trust import judge
-from keramorph.space import Grid, Image
+from keramorph.space import Image
 from keramorph.transforms import (
     AffineTransform,
     CompositeTransform,
     DisplacementTransform,
-    Transform,
     from_voxel_displacement,
-    read_transform,
-    to_voxel_displacement,
 )
 
-_STRAIGHT = 1e-3
-_PROBES = 9
-"""Spacings by which a transform may differ from an affine map and count as one; points along each axis to find that."""
-
-__all__ = ["Config", "Outcome", "Progress", "RegistrationResult", "Scan", "register"]
+__all__ = ["Config", "Outcome", "Progress", "RegistrationResult", "Scan", "register", "register_batch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +53,8 @@ class RegistrationResult:
             describe the local change of volume; `displacement_mean_mm` and `displacement_max_mm` the
             deformable part, and `spacing_mm` its finest spacing; `inverse_residual_mean_mm` and
             `inverse_residual_max_mm` the error of the inverse, `inverse_residual_mean_voxels` that in units
-            of this spacing; `seconds_affine`, `seconds_deformable` and `seconds_total` the time. With
+            of this spacing; `seconds_affine`, `seconds_deformable` and `seconds_total` the time, of all pairs that
+            were deformed together, and since the first of them was read, where there were several. With
             landmarks, `landmarks_start_mm`, `landmarks_mean_mm` and `landmarks_max_mm` are their distances.
         history: Losses and seconds of each level.
         config: The parameters.
@@ -191,18 +187,126 @@ def register(
     """
     began = time.perf_counter()
     config = Config() if config is None else config
-    like = _choose_arrays(engine)
-    scans = tuple(given if isinstance(given, Scan) else Scan(given) for given in (fixed, moving))
+    given = _read((fixed, moving), masks, initial, config, _choose_arrays(engine))
+    (solution,) = solve_all(_hand_over([given], [progress]), config)
+    return _wrap_up(given, solution, config, began)
+
+
+def register_batch(
+    pairs: Iterable[tuple[Any, Any]],
+    *,
+    masks: Sequence[tuple[Any, Any]] | None = None,
+    initial: Sequence[Any] | None = None,
+    config: Config | None = None,
+    engine: str = "numpy",
+    progress: Callable[[int, Progress], None] | None = None,
+) -> list[RegistrationResult]:
+    """Return what `register` returns of each of many pairs, those of one shape deformed together.
+
+    Each result is that of the pair alone, whatever the others are. Starts and affine transforms are found pair by pair.
+    Then those whose images have the same shapes and the fixed ones the same spacing are deformed together, every
+    operation on one array of all of them: on a GPU, small images wait for as many launches as one pair would. Others
+    form groups of their own. Pairs with landmarks or labels, with a mask for each of several channels, with so many
+    voxels that they bend by blocks, and those whose self-similarities are searched are deformed one by one, as all are
+    with a time budget, which is that of each pair.
+
+    All pairs are read before the first one is aligned, and are in memory at once.
+
+    Args:
+        pairs: Fixed and moving image of each, both anything that `register` takes.
+        masks: Those of each pair, as `register` takes them; None where all counts in all pairs.
+        initial: Where the search of each pair starts, None to look for a start; None to do so in all pairs.
+        config: Parameters of all pairs; None for the defaults.
+        engine: Whose arrays the solver works on, as for `register`.
+        progress: Called with the number of a pair in the list, from 0, and its `Progress`.
+
+    Returns:
+        The results, in the order of the pairs.
+
+    Raises:
+        ArrayTypeError: If a pair is no tuple of two images.
+        OptionError: If there are no pairs, or not as many masks or starts.
+        InputError: What `register` raises of a pair; the message begins with its number.
+
+    Example:
+        >>> rows, columns = np.mgrid[:32, :32]
+        >>> fixed = np.exp(-((rows - 15.0) ** 2 / 60 + (columns - 15.0) ** 2 / 30))
+        >>> results = register_batch([(fixed, np.roll(fixed, shift, axis=0)) for shift in (1, 2)])
+        >>> [result.apply_points([[15.0, 15.0]]).round(0).tolist() for result in results]
+        [[[15.0, 16.0]], [[15.0, 17.0]]]
+    """
+    began = time.perf_counter()
+    config = Config() if config is None else config
+    like, pairs = _choose_arrays(engine), list(pairs)
+    if not pairs:
+        raise OptionError("At least one pair of images was expected. Received: pairs=[]. Give (fixed, moving) tuples.")
+    given = []
+    rest = _list_each(masks, "masks", (None, None), len(pairs)), _list_each(initial, "initial", None, len(pairs))
+    for number, (pair, mask, start) in enumerate(zip(pairs, *rest, strict=True)):
+        with _name_pair(number):
+            given.append(_read(_check_two(pair, "images"), _check_two(mask, "masks"), start, config, like))
+    listeners = [None if progress is None else partial(progress, number) for number in range(len(pairs))]
+    solutions = solve_all(_hand_over(given, listeners), config)
+    return [_wrap_up(one, solution, config, began) for one, solution in zip(given, solutions, strict=True)]
+
+
+def _list_each(values: Sequence[Any] | None, name: str, default: Any, count: int) -> list[Any]:
+    """An option of each pair."""
+    listed = [default] * count if values is None else list(values)
+    if len(listed) != count:
+        raise OptionError(
+            f"`{name}` holds one entry for each pair. Received: {len(listed)} of them for {count} pairs. Put "
+            f"{default} where a pair has none."
+        )
+    return listed
+
+
+def _check_two(pair: Any, name: str) -> tuple[Any, Any]:
+    """What a pair has, of the fixed and of the moving image."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        told = f" of length {len(pair)}" if isinstance(pair, tuple | list) else ""
+        raise ArrayTypeError(
+            f"The {name} of a pair are a tuple of two, fixed and moving. Received: {type(pair).__name__}{told}. "
+            "Several images of one side are a list in the place of one: ([t1, t2], [t1, t2])."
+        )
+    return pair[0], pair[1]
+
+
+@contextmanager
+def _name_pair(number: int) -> Iterator[None]:
+    """Put the number of a pair before the message of what is wrong with it."""
+    try:
+        yield
+    except (InputError, ArrayTypeError) as problem:
+        raise type(problem)(f"pairs[{number}]: {problem}") from problem
+
+
+@dataclass(eq=False)
+class _Given:
+    """A pair as it was read: the first image of either side, its landmarks, and what the solver takes, once."""
+
+    fixed: Image
+    moving: Image
+    landmarks: Landmarks | None
+    tasks: list[Task]
+
+
+def _hand_over(given: Sequence[_Given], listeners: Sequence[Callable[[Progress], None] | None]) -> Iterator[Task]:
+    """What the solver takes, which nobody else holds: it may let go of the images."""
+    for one, listener in zip(given, listeners, strict=True):
+        yield replace(one.tasks.pop(), listener=listener)
+
+
+def _read(pair: tuple[Any, Any], masks: tuple[Any, Any], initial: Any, config: Config, like: Any) -> _Given:
+    """Images, and what is known of them, in arrays of an engine."""
+    scans = tuple(given if isinstance(given, Scan) else Scan(given) for given in pair)
     images = read_images(scans)
     fixed, moving = images[0][0], images[1][0]
-    start = None if initial is None else _to_initial(initial, fixed.grid, like)
+    start = None if initial is None else read_initial(initial, fixed.grid, like)
     known = read_known(scans, (fixed, moving), like)
     channels = list_channels(images, masks, config.channels)
-    layers = list(to_layers(channels, like, together=config.metric == "mse"))
-    # Handed over rather than lent: the solver may let go of them.
-    solution = solve(layers.pop(0), layers.pop(0), config, known=known, initial=start, listener=progress)
-    result = _wrap_up(fixed, moving, solution, config, began)
-    return result if known.landmarks is None else _measure_landmarks(result, *known.landmarks)
+    layers = to_layers(channels, like, together=config.metric == "mse")
+    return _Given(fixed, moving, known.landmarks, [Task(*layers, known, start)])
 
 
 def _choose_arrays(engine: str) -> Any:
@@ -227,38 +331,9 @@ def _measure_landmarks(result: RegistrationResult, fixed: np.ndarray, moving: np
     return replace(result, metrics=result.metrics | {f"landmarks_{k}_mm": float(v) for k, v in found.items()})
 
 
-def _to_initial(initial: Any, grid: Grid, like: Any) -> Initial:
-    """Any transform as the solver takes it: an affine map, and what is left of it where it is none."""
-    transform = read_transform(initial) if isinstance(initial, str | Path) else initial
-    if not isinstance(transform, Transform):
-        raise ArrayTypeError(
-            f"A search starts from a transform or from the path of one. Received: initial of type "
-            f"{type(initial).__name__}. Wrap a matrix in `keramorph.transforms.AffineTransform`."
-        )
-    matrix = _fit_matrix(transform, grid)
-    bend = CompositeTransform([transform, AffineTransform(matrix).inverse()]).displacement_on(grid)
-    if np.abs(bend).max() < _STRAIGHT * finest_spacing(grid):
-        return Initial(matrix)
-    return Initial(matrix, to_engine(to_voxel_displacement(bend, grid)[None], like))
-
-
-def _fit_matrix(transform: Transform, grid: Grid) -> np.ndarray:
-    """The affine map that is nearest to a transform on a grid; along axes of one voxel it changes nothing."""
-    ndim = grid.ndim
-    lines = [np.linspace(0, n - 1, _PROBES) for n in grid.shape]
-    points = grid.to_physical(np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, ndim))
-    offset = points - grid.center
-    change = transform.apply_points(points) - points
-    shift = change.mean(axis=0)
-    linear = np.linalg.lstsq(offset, change - shift, rcond=1e-9)[0].T
-    matrix = np.eye(ndim + 1)
-    matrix[:ndim, :ndim] += linear
-    matrix[:ndim, ndim] = shift - linear @ grid.center
-    return matrix
-
-
-def _wrap_up(fixed: Image, moving: Image, solution: Solution, config: Config, began: float) -> RegistrationResult:
+def _wrap_up(given: _Given, solution: Solution, config: Config, began: float) -> RegistrationResult:
     """Transforms, moved image and numbers of a solution."""
+    fixed, moving, landmarks = given.fixed, given.moving, given.landmarks
     affine = AffineTransform(solution.matrix)
     field_mm = from_voxel_displacement(to_numpy(solution.displacement)[0], solution.grid)
     displacement = DisplacementTransform(field_mm, solution.grid)
@@ -279,9 +354,10 @@ def _wrap_up(fixed: Image, moving: Image, solution: Solution, config: Config, be
     }
     inverse = CompositeTransform([affine.inverse(), back] if bends else [affine.inverse()])
     outcome = judge(solution, folds=metrics["folds_percent"])
-    return RegistrationResult(
+    result = RegistrationResult(
         fixed, moving, moved, transform, inverse, outcome, solution.metric, metrics, solution.history, config
     )
+    return result if landmarks is None else _measure_landmarks(result, *landmarks)
 
 
 def _measure_field(solution: Solution, field_mm: np.ndarray) -> dict[str, float]:

@@ -104,7 +104,7 @@ def map_blocks(function: Callable, arrays: Sequence[Array], *, halo: int, empty:
     results: list[Array] = []
 
     def compute(read: Place, keep: Place) -> tuple[bool, list[Array]]:
-        parts = function(*(array[read] for array in arrays))
+        parts = function(*(array[read if array.shape[:-1] == sizes else read[:1]] for array in arrays))
         single = not isinstance(parts, tuple)
         return single, [part[keep] for part in ((parts,) if single else parts)]
 

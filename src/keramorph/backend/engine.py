@@ -161,7 +161,8 @@ class Engine:
 
         Args:
             displacement: u, `(batch, *spatial, ndim)` in voxels.
-            matrix: Homogeneous matrix A, from voxels x of the displacement to voxels of another grid.
+            matrix: Homogeneous matrix A, from voxels x of the displacement to voxels of another grid; or one for each
+                displacement, `(batch, ndim + 1, ndim + 1)`.
             shape: Shape of that grid.
 
         Returns:
@@ -177,7 +178,7 @@ class Engine:
             slope: Derivative of the moved image to the positions it is read at, `(batch, *spatial, ndim)`.
             derivative: Of the similarity to the moved image, `(batch, *spatial, 1)`.
             curvature: Along it, of the same shape.
-            matrix: What slopes are multiplied by, `(ndim, ndim)`.
+            matrix: What slopes are multiplied by, `(ndim, ndim)` or `(batch, ndim, ndim)`.
 
         Returns:
             `(batch, *spatial, ndim + 1)`: derivative times s, and curvature times |s|², s being matrix times slope.
@@ -189,8 +190,8 @@ class Engine:
 
         Args:
             pushed: Force and stiffness `(batch, *spatial, ndim + 1)`, as `push` gives them.
-            matrix: What steps are multiplied by in the end, `(ndim, ndim)`.
-            damping: Added to the stiffness, a scalar.
+            matrix: What steps are multiplied by in the end, `(ndim, ndim)` or `(batch, ndim, ndim)`.
+            damping: Added to the stiffness: a scalar; or, with a matrix for each entry of the batch, a number for each.
             most: Longest step, before the matrix.
 
         Returns:
@@ -223,7 +224,8 @@ class Engine:
             function: From arrays `(batch, *spatial, channels)` to an array, or a tuple of arrays, of the same batch and
                 spatial sizes, each voxel from voxels at most `halo` away. Where it asks what lies beyond the edge of an
                 array, it may be asked about the edge of a block: that voxel's result is then thrown away.
-            *arrays: `(batch, *spatial, channels)`, all of the same batch and spatial sizes.
+            *arrays: `(batch, *spatial, channels)`, all of the same batch and spatial sizes; after the first one also
+                `(batch, 1, ..., channels)`, which goes whole to each block of its entry of the batch.
             halo: How far it reaches along each axis.
         """
         return function(*arrays)

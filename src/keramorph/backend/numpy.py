@@ -6,7 +6,7 @@ No gradients, no framework.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -173,32 +173,33 @@ class NumpyEngine(Engine):
 
     def locate(self, displacement: Array, matrix: np.ndarray, *, shape: tuple[int, ...]) -> tuple[Array, Array] | None:
         """Where an affine map takes displaced voxels, as `Engine.locate` says; None where the kernel does not fit."""
-        plan = _plan_volume(displacement)
-        if plan is None:
+        if _plan_volume(displacement) is None:
             return None
         positions = make_empty(displacement.shape, displacement.dtype)
         inside = make_empty((*displacement.shape[:-1], 1), displacement.dtype)
-        _kernels().locate(plan, matrix[:-1].ravel().tolist(), shape, _lay_out(displacement), positions, inside)
+        for one, (field, *results) in _part(matrix, _lay_out(displacement), positions, inside):
+            _kernels().locate(_plan_volume(field), one[:-1].ravel().tolist(), shape, field, *results)
         return positions, inside
 
     def push(self, slope: Array, derivative: Array, curvature: Array, matrix: np.ndarray) -> Array | None:
         """Force and stiffness, as `Engine.push` says; None where the kernel does not fit."""
-        plan = _plan_volume(slope)
-        if plan is None or not slope.dtype == derivative.dtype == curvature.dtype:
+        if _plan_volume(slope) is None or not slope.dtype == derivative.dtype == curvature.dtype:
             return None
         pushed = make_empty((*slope.shape[:-1], slope.shape[-1] + 1), slope.dtype)
         arrays = (_lay_out(array) for array in (slope, derivative, curvature))
-        _kernels().push(plan, matrix.ravel().tolist(), *arrays, pushed)
+        for one, parts in _part(matrix, *arrays, pushed):
+            _kernels().push(_plan_volume(parts[0]), one.ravel().tolist(), *parts)
         return pushed
 
     def limit(self, pushed: Array, matrix: np.ndarray, *, damping: Array, most: float) -> Array | None:
         """The step, as `Engine.limit` says; None where the kernel does not fit."""
         shape = (*pushed.shape[:-1], pushed.shape[-1] - 1)
-        plan = _plan_volume(pushed, shape)
-        if plan is None:
+        if _plan_volume(pushed, shape) is None:
             return None
         update = make_empty(shape, pushed.dtype)
-        _kernels().limit(plan, matrix.ravel().tolist(), float(damping), most, _lay_out(pushed), update)
+        parts = zip(_part(matrix, _lay_out(pushed), update), np.ravel(damping).tolist(), strict=True)
+        for (one, (push, step)), extra in parts:
+            _kernels().limit(_plan_volume(step), one.ravel().tolist(), extra, most, push, step)
         return update
 
     def add_blocks(
@@ -281,6 +282,15 @@ def _plan(image: Array, coordinates: Array, rule: Rule, sizes: tuple | None = No
 
 def _plan_volume(array: Array, shape: tuple | None = None) -> Any:
     return native.plan_volume(xp.dtype(array), shape or array.shape) if array.dtype.isnative else None
+
+
+def _part(matrix: np.ndarray, *arrays: Array) -> Iterator[tuple[np.ndarray, Sequence[Array]]]:
+    """What a kernel that takes one matrix gets: it and the whole batch, or each of several and its entry of that."""
+    if matrix.ndim == 2 or len(matrix) == 1:
+        yield matrix.reshape(matrix.shape[-2:]), arrays
+        return
+    for k, one in enumerate(matrix):
+        yield one, [array[k : k + 1] for array in arrays]
 
 
 def _lay_out(array: Array) -> Array:

@@ -133,7 +133,7 @@ class _Problem:
         similarity = 0.0
         results = compare_channels(self.options.similarity, self.fixed, moved, self.weight, count=self.channels)
         for slope, result in zip(slopes, results, strict=True):
-            similarity += float(result.similarity)
+            similarity += float(result.similarity[0])
             pull = result.derivative * slope[..., 0, :] + pull
         turning, moving = self._collect(engine.xp, pull)
         price += self._add_landmarks(matrix, turning, moving)
@@ -151,7 +151,7 @@ class _Problem:
         moved, slope = engine.sample_with_derivative(self.hints.labels[1].values, positions)
         result = SoftDice().compare(self.labels, moved, weigh_by_any(self.weight))
         pull = engine.xp.sum(result.derivative[..., None] * slope, axis=-2)
-        return self.hints.label_weight * (1 - float(result.similarity)), self.hints.label_weight * pull
+        return self.hints.label_weight * (1 - float(result.similarity[0])), self.hints.label_weight * pull
 
     def _add_landmarks(self, matrix: np.ndarray, turning: np.ndarray, moving: np.ndarray) -> float:
         """What the landmarks cost, its gradient to matrix and shift added to that of the rest."""

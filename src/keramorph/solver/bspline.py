@@ -9,14 +9,15 @@ other algorithms. All of this is products with one small matrix per axis.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from keramorph import backend
 from keramorph._typing import Array
-from keramorph.solver.deformation import Deformation, DeformationOptions, Fields, Images
+from keramorph.solver.deformation import Deformation, Fields, Images, Member
 from keramorph.solver.mapping import to_engine
-from keramorph.solver.pyramid import Level
+from keramorph.solver.stack import apply_each
 from keramorph.space import Grid
 
 _EASE = 0.5
@@ -31,23 +32,22 @@ class BSpline(Deformation):
         doi:10.1109/42.796284.
     """
 
-    def __init__(self, level: Level, matrix: np.ndarray, options: DeformationOptions) -> None:
-        super().__init__(level, matrix, options)
-        grid, spacing = level.field_grid, options.control_spacing * level.spacing
-        bases = list_bases(grid, spacing)
-        share = min(1.0, _EASE * options.doubt)
-        spreads = [
-            share * width / max(1.0, spacing / h) for width, h in zip(self.field_width, grid.spacing, strict=True)
-        ]
-        self.bases, self.adjoints, self.fits, self.diffusions = (
-            [to_engine(each, level.fixed.values) for each in matrices]
-            for matrices in (
-                bases,
-                [basis.T for basis in bases],
-                [np.linalg.pinv(basis) for basis in bases],
-                [make_diffusion(basis.shape[1], spread) for basis, spread in zip(bases, spreads, strict=True)],
-            )
+    def __init__(self, members: Sequence[Member]) -> None:
+        super().__init__(members)
+        like, spacing = self.level.fixed.values, self.options.control_spacing * self.level.spacing
+        bases = list_bases(self.level.field_grid, spacing)
+        self.bases, self.adjoints, self.fits = (
+            [to_engine(each, like) for each in matrices]
+            for matrices in (bases, [basis.T for basis in bases], [np.linalg.pinv(basis) for basis in bases])
         )
+        self.spreads = [
+            _list_spreads(width, one.options.doubt, spacing / one.level.field_grid.spacing)
+            for width, one in zip(self.field_widths, members, strict=True)
+        ]
+        self.diffusions = {
+            spreads: [to_engine(make_diffusion(b.shape[1], s), like) for b, s in zip(bases, spreads, strict=True)]
+            for spreads in self.spreads
+        }
 
     def enter(self, fields: Fields) -> Fields:
         """The coefficients nearest to what was found before."""
@@ -62,7 +62,16 @@ class BSpline(Deformation):
         (coefficients,) = state
         pushed, similarity = self.push(evaluate(coefficients, self.bases), images)
         step = self.limit(gather(pushed, self.adjoints), self.options.step)
-        return (gather(coefficients + step, self.diffusions),), similarity
+        return (apply_each(self._diffuse, coefficients + step, self.spreads),), similarity
+
+    def _diffuse(self, coefficients: Array, spreads: tuple[float, ...]) -> Array:
+        return gather(coefficients, self.diffusions[spreads])
+
+
+def _list_spreads(widths: tuple[float, ...], doubt: float, distances: np.ndarray) -> tuple[float, ...]:
+    """How far coefficients diffuse along each axis, in the distances of their points, which are in voxels."""
+    share = min(1.0, _EASE * doubt)
+    return tuple(share * width / max(1.0, far) for width, far in zip(widths, distances.tolist(), strict=True))
 
 
 def list_bases(grid: Grid, spacing: float) -> list[np.ndarray]:
@@ -93,14 +102,14 @@ def make_diffusion(count: int, spread: float) -> np.ndarray:
 
 
 def evaluate(coefficients: Array, bases: list[Array]) -> Array:
-    """The spline `(1, *voxels, channels)` that coefficients `(1, *control points, channels)` stand for."""
+    """The spline `(pairs, *voxels, channels)` that coefficients `(pairs, *control points, channels)` stand for."""
     for axis in reversed(range(len(bases))):
         coefficients = _multiply(coefficients, bases[axis], axis + 1)
     return coefficients
 
 
 def gather(values: Array, matrices: list[Array]) -> Array:
-    """Values `(1, *voxels, channels)` brought to the control points by a matrix `(control points, voxels)` per axis.
+    """Values `(pairs, *voxels, channels)` brought to the control points by a matrix `(points, voxels)` per axis.
 
     By the transposes of the bases this is the adjoint of `evaluate`.
     """

@@ -88,7 +88,7 @@ def deform_discretely(
     for done, (scale, reach) in enumerate(_PASSES):
         moved = _describe_moved(level, matrix, displacement)
         pairs = zip(fixed, moved, strict=True)
-        each = [float(measure.measure_described(f.values, m.values, f.mask * m.mask)) for f, m in pairs]
+        each = [float(measure.measure_described(f.values, m.values, f.mask * m.mask)[0]) for f, m in pairs]
         losses.append(1 - sum(each) / len(each))
         notify(done, len(_PASSES), losses[-1])
         update = _search(fixed, moved, scale * level.spacing, reach)

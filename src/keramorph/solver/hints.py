@@ -159,7 +159,7 @@ class Follower:
                 result.similarity, result.derivative[..., k : k + 1] * 1, result.curvature[..., k : k + 1] * 1
             )
             pushed = pushed + push(slope[..., k, :] * 1, part)
-        return self.hints.label_weight * pushed, self.hints.label_weight * (1 - result.similarity)
+        return self.hints.label_weight * pushed, self.hints.label_weight * (1 - result.similarity[0])
 
     def _follow_landmarks(self, arrays: Gathered, displacement: Array) -> tuple[Array, Array]:
         """Gauss-Newton forces at the landmarks, spread over the voxels around them."""

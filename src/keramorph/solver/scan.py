@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keramorph import backend
 from keramorph._typing import Array
-from keramorph.errors import InputError, OptionError, ShapeError
+from keramorph.errors import ArrayTypeError, InputError, OptionError, ShapeError
 from keramorph.io import read_image
 from keramorph.solver.config import Channels
 from keramorph.solver.hints import Known
 from keramorph.solver.intensity import Scaled, Span, measure_span, scale_intensity
 from keramorph.solver.mapping import to_engine
-from keramorph.solver.pyramid import Landmarks, Layer
+from keramorph.solver.pyramid import Landmarks, Layer, finest_spacing
+from keramorph.solver.run import Initial
 from keramorph.space import Grid, Image
-from keramorph.transforms import AffineTransform
+from keramorph.transforms import (
+    AffineTransform,
+    CompositeTransform,
+    Transform,
+    read_transform,
+    to_voxel_displacement,
+)
 
 _SIDES = ("fixed", "moving")
+
+_STRAIGHT = 1e-3
+_PROBES = 9
+"""Spacings by which a transform may differ from an affine map and count as one; points along each axis to find that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +150,25 @@ def read_known(scans: tuple[Scan, ...], images: tuple[Image, Image], like: Any) 
         ShapeError: If they do not fit.
     """
     return Known(_read_landmarks(scans, images[0].grid.ndim), _read_labels(scans, images, like))
+
+
+def read_initial(initial: Any, grid: Grid, like: Any) -> Initial:
+    """Return any transform, or the path of one, as the solver takes it: an affine map, and what that leaves of it.
+
+    Raises:
+        ArrayTypeError: If it is no transform.
+    """
+    transform = read_transform(initial) if isinstance(initial, str | Path) else initial
+    if not isinstance(transform, Transform):
+        raise ArrayTypeError(
+            f"A search starts from a transform or from the path of one. Received: initial of type "
+            f"{type(initial).__name__}. Wrap a matrix in `keramorph.transforms.AffineTransform`."
+        )
+    matrix = _fit_matrix(transform, grid)
+    bend = CompositeTransform([transform, AffineTransform(matrix).inverse()]).displacement_on(grid)
+    if np.abs(bend).max() < _STRAIGHT * finest_spacing(grid):
+        return Initial(matrix)
+    return Initial(matrix, to_engine(to_voxel_displacement(bend, grid)[None], like))
 
 
 def _lay_out(images: list[Image], masks: Any, side: str) -> list[Channel]:
@@ -259,3 +290,18 @@ def _have_both(scans: tuple[Scan, ...], name: str) -> bool:
             f"{'fixed' if given[0] else 'moving'} image alone. Give those of both, or of none."
         )
     return all(given)
+
+
+def _fit_matrix(transform: Transform, grid: Grid) -> np.ndarray:
+    """The affine map that is nearest to a transform on a grid; along axes of one voxel it changes nothing."""
+    ndim = grid.ndim
+    lines = [np.linspace(0, n - 1, _PROBES) for n in grid.shape]
+    points = grid.to_physical(np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, ndim))
+    offset = points - grid.center
+    change = transform.apply_points(points) - points
+    shift = change.mean(axis=0)
+    linear = np.linalg.lstsq(offset, change - shift, rcond=1e-9)[0].T
+    matrix = np.eye(ndim + 1)
+    matrix[:ndim, :ndim] += linear
+    matrix[:ndim, ndim] = shift - linear @ grid.center
+    return matrix

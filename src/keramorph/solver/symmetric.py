@@ -43,7 +43,7 @@ class Symmetric(Deformation):
 
     def gather(self) -> Images:
         """What every iteration reads: of the fixed image all of it, for it moves too."""
-        fixed, moving = self.level.fixed, self.level.moving
+        fixed, moving = self.join_layers()
         images = split_channels(fixed.values), None, split_channels(moving.values)
         return Images(*images, fixed.mask, moving.mask, self.follower.gather())
 

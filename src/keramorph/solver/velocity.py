@@ -7,10 +7,13 @@ large the displacement becomes, it is an exponential and has an inverse, exp(-v)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from keramorph import backend, ops
 from keramorph._typing import Array
 from keramorph.solver.deformation import Deformation, Fields, Images
+from keramorph.solver.mapping import to_numpy
+from keramorph.solver.stack import apply_each
 
 _LONGEST = 0.5
 _ROOM = 1
@@ -28,7 +31,7 @@ class Velocity(Deformation):
         2006, doi:10.1007/11866565_113 (scaling and squaring).
     """
 
-    _squarings = _FEWEST
+    _squarings: Sequence[int]
 
     @staticmethod
     def begin(displacement: Array, *, bent: bool) -> Fields:
@@ -45,6 +48,12 @@ class Velocity(Deformation):
         self._squarings = count_squarings(fields[0])
         return fields
 
+    def take(self, places: Sequence[int]) -> Deformation:
+        """The same for some of the pairs, whose velocities are followed as finely as before."""
+        rest = type(self)([self.members[place] for place in places])
+        rest._squarings = [self._squarings[place] for place in places]
+        return rest
+
     def advance(self, state: Fields, images: Images) -> tuple[Fields, Array]:
         """The next velocity, and the similarity before it."""
         update, similarity = self.find_update(_follow(state, self._squarings), images)
@@ -52,12 +61,13 @@ class Velocity(Deformation):
         return (velocity, *state[1:]), similarity
 
 
-def count_squarings(velocity: Array) -> int:
-    """How many squarings keep the first step of an exponential short."""
-    longest = float(backend.of(velocity).xp.max(backend.of(velocity).xp.abs(velocity)))
-    return max(_FEWEST, _ROOM + math.ceil(math.log2(max(longest, _LONGEST) / _LONGEST)))
+def count_squarings(velocity: Array) -> list[int]:
+    """How many squarings keep the first step of each exponential short."""
+    xp = backend.of(velocity).xp
+    longest = to_numpy(xp.max(xp.reshape(xp.abs(velocity), (velocity.shape[0], -1)), axis=1)).tolist()
+    return [max(_FEWEST, _ROOM + math.ceil(math.log2(max(one, _LONGEST) / _LONGEST))) for one in longest]
 
 
-def _follow(fields: Fields, squarings: int) -> Array:
-    displacement = ops.exponentiate(fields[0], steps=squarings)
+def _follow(fields: Fields, squarings: Sequence[int]) -> Array:
+    displacement = apply_each(lambda velocity, steps: ops.exponentiate(velocity, steps=steps), fields[0], squarings)
     return backend.of(displacement).compose(fields[1], displacement) if len(fields) > 1 else displacement

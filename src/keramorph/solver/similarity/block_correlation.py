@@ -16,7 +16,7 @@ from keramorph._typing import Array
 from keramorph.solver.blocks import BlockSums, add_up, count_voxels
 from keramorph.solver.mapping import to_engine
 from keramorph.solver.similarity.local_correlation import NOISE, noisy_covariance, noisy_variance
-from keramorph.solver.similarity.measure import ENOUGH_OVERLAP
+from keramorph.solver.similarity.measure import ENOUGH_OVERLAP, list_each
 
 
 class FixedWindows(NamedTuple):
@@ -63,7 +63,7 @@ class BlockCorrelation:
         return FixedWindows(share, mean, variance, contrast, xp.sum(voxels * contrast))
 
     def push(self, fixed: FixedWindows, sums: BlockSums) -> tuple[Array, Array]:
-        """Force and stiffness `(1, *blocks, ndim + 1)` of all the voxels in each block, and the similarity."""
+        """Force and stiffness `(1, *blocks, ndim + 1)` of all the voxels in each block, and the similarity, `(1,)`."""
         engine = backend.of(sums.moments)
         xp, ndim = engine.xp, (sums.pushes.shape[-1] - 1) // 3
 
@@ -93,4 +93,4 @@ class BlockCorrelation:
         total = xp.maximum(xp.sum(shown[..., :1]), ENOUGH_OVERLAP * fixed.total)
         scale = 2 / total
         pushed = engine.map_blocks(add, engine.window_sum(maps, size=self.size), sums.pushes)
-        return pushed, xp.sum(shown[..., 1:]) / total
+        return pushed, list_each(xp, xp.sum(shown[..., 1:]) / total)

@@ -50,7 +50,7 @@ def _add_up(measure: Measure, fixed: Array, moved: Array, weight: Array) -> floa
     total = 0.0
     for k in range(fixed.shape[-1]):
         known = measure.prepare(take_channel(fixed, k))
-        total += float(measure.measure(known, take_channel(moved, k), take_channel(weight, k)))
+        total += float(measure.measure(known, take_channel(moved, k), take_channel(weight, k))[0])
     return total
 
 
@@ -65,7 +65,7 @@ def compare_channels(
     Args:
         similarity: Of one channel.
         prepared: What it prepared of each fixed channel.
-        moved: Moved channels `(1, *spatial, 1)`.
+        moved: Moved channels `(batch, *spatial, 1)`.
         weight: How much each voxel counts, in as many channels, or in one for all of them.
         count: How many channels the fixed image amounts to, see `count_channels`.
     """

@@ -15,12 +15,12 @@ from keramorph import backend
 from keramorph._typing import Array
 from keramorph.backend.lines import cut
 from keramorph.ops.vectors import sum_products
-from keramorph.solver.similarity.measure import ENOUGH_OVERLAP, Comparison
+from keramorph.solver.similarity.measure import ENOUGH_OVERLAP, Comparison, list_each, sum_each
 
 
 class _Edges(NamedTuple):
     """Gradient of the fixed image, one array for each axis; its squared length with the noise; the weight of a voxel;
-    and the sum of the weights. Each array is `(1, *spatial, 1)`."""
+    and the sum of the weights. Each array is `(batch, *spatial, 1)`."""
 
     slopes: tuple[Array, ...]
     square: Array
@@ -49,14 +49,15 @@ class GradientFields:
         xp = backend.of(fixed).xp
         slopes, square = self._differentiate(xp, fixed)
         weight = 1 - self.noise**2 / square
-        return _Edges(slopes, square, weight, xp.sum(weight))
+        return _Edges(slopes, square, weight, sum_each(xp, weight))
 
     def measure(self, prepared: _Edges, moved: Array, weight: Array) -> Array:
-        """The similarity, a scalar of the engine."""
+        """The similarity of each pair, `(batch,)`."""
         xp = backend.of(moved).xp
         slopes, square = self._differentiate(xp, moved)
         product = self._multiply(xp, prepared, slopes)
-        return xp.sum(self._weigh(xp, prepared, weight) * product * product / (prepared.square * square))
+        found = self._weigh(xp, prepared, weight) * product * product / (prepared.square * square)
+        return list_each(xp, sum_each(xp, found))
 
     def compare(self, prepared: _Edges, moved: Array, weight: Array) -> Comparison:
         """The similarity, and how it changes with the moved image.
@@ -76,7 +77,7 @@ class GradientFields:
             derivative = derivative + (before - after) * (0.5 / step)
             after, before = _look_around(xp, stiffness, axis)
             curvature = curvature + (before + after) * (0.25 / step**2)
-        return Comparison(xp.sum(weight * by_fixed * by_moved), derivative, curvature)
+        return Comparison(list_each(xp, sum_each(xp, weight * by_fixed * by_moved)), derivative, curvature)
 
     def _differentiate(self, xp: Any, image: Array) -> tuple[tuple[Array, ...], Array]:
         """Slopes along each axis, by central differences with the edge repeated; and their squared sum with noise."""
@@ -92,7 +93,7 @@ class GradientFields:
     def _weigh(self, xp: Any, fixed: _Edges, weight: Array) -> Array:
         """What each voxel adds to the similarity."""
         weight = weight * fixed.weight
-        return weight / xp.maximum(xp.sum(weight), ENOUGH_OVERLAP * fixed.total)
+        return weight / xp.maximum(sum_each(xp, weight), ENOUGH_OVERLAP * fixed.total)
 
 
 def _look_around(xp: Any, array: Array, axis: int, *, beyond: float = 1.0) -> tuple[Array, Array]:

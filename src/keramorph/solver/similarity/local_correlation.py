@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 from keramorph import backend
 from keramorph._typing import Array
-from keramorph.solver.similarity.measure import ENOUGH_OVERLAP, Comparison
+from keramorph.solver.similarity.measure import ENOUGH_OVERLAP, Comparison, list_each, mean_each, sum_each
 
 NOISE = 0.01
 """Contrast that counts as none, as a share of an image's range."""
 
 
 class FixedMoments(NamedTuple):
-    """What the windows of the fixed image hold, computed once per level; each is `(1, *spatial, 1)`.
+    """What the windows of the fixed image hold, computed once per level; each is `(batch, *spatial, 1)`.
 
     `values` alone are there where the engine has a fused kernel, which takes the windows by itself.
     """
@@ -55,11 +55,11 @@ class LocalCorrelation:
     def prepare(self, fixed: Array) -> FixedMoments:
         """The window moments of the fixed image."""
         engine = backend.of(fixed)
-        moments = FixedMoments(fixed - engine.xp.mean(fixed))
+        moments = FixedMoments(fixed - mean_each(engine.xp, fixed))
         return moments if self.squared and engine.fuses_lncc(fixed) else self._measure_windows(moments)
 
     def measure(self, prepared: FixedMoments, moved: Array, weight: Array) -> Array:
-        """The similarity, a scalar of the engine."""
+        """The similarity of each pair, `(batch,)`."""
         fused = self._fuse(prepared, moved, weight)
         if fused is not None:
             return fused.similarity
@@ -71,7 +71,7 @@ class LocalCorrelation:
         else:
             correlation = 0.5 + 0.5 * covariance / xp.sqrt(product)
         weight = weight * moments.weight
-        return xp.sum(weight * correlation) / _total(xp, weight, moments)
+        return list_each(xp, sum_each(xp, weight * correlation) / _total(xp, weight, moments))
 
     def compare(self, prepared: FixedMoments, moved: Array, weight: Array) -> Comparison:
         """The similarity, and how it changes with the moved image."""
@@ -86,12 +86,12 @@ class LocalCorrelation:
         by_moved = covariance / variance
         by_fixed = covariance / moments.variance
         if self.squared:
-            similarity = xp.sum(weight * by_fixed * by_moved) / total
+            similarity = sum_each(xp, weight * by_fixed * by_moved) / total
             share = weight * moments.share * (2 / total)
             to_fixed = share * by_fixed / variance
         else:
             root = xp.sqrt(moments.variance * variance)
-            similarity = xp.sum(weight * (0.5 + 0.5 * covariance / root)) / total
+            similarity = sum_each(xp, weight * (0.5 + 0.5 * covariance / root)) / total
             share = weight * moments.share * (0.5 / total)
             to_fixed = share / root
         to_moved = to_fixed * by_moved
@@ -99,7 +99,7 @@ class LocalCorrelation:
         maps = xp.concatenate([to_fixed, to_moved, offset, share / variance], axis=-1)
         sums = engine.window_sum(maps, size=self.size)
         derivative = moments.values * sums[..., :1] - centred * sums[..., 1:2] - sums[..., 2:3]
-        return Comparison(similarity, derivative, sums[..., 3:])
+        return Comparison(list_each(xp, similarity), derivative, sums[..., 3:])
 
     def _fuse(self, moments: FixedMoments, moved: Array, weight: Array) -> Comparison | None:
         """What `compare` returns, by a kernel; None where there is none."""
@@ -107,7 +107,7 @@ class LocalCorrelation:
             return None
         engine = backend.of(moved)
         fused = engine.lncc(moments.values, moved, weight, size=self.size, floor=NOISE**2, least=ENOUGH_OVERLAP)
-        return None if fused is None else Comparison(fused[0][0], *fused[1:])
+        return None if fused is None else Comparison(*fused)
 
     def _measure_windows(self, moments: FixedMoments) -> FixedMoments:
         """The moments with those of the windows, if they are not there yet."""
@@ -125,7 +125,7 @@ class LocalCorrelation:
         """Moved image without its mean; its window mean, variance and covariance with the fixed one, noise included."""
         engine = backend.of(moved)
         xp = engine.xp
-        centred = moved - xp.mean(moved)
+        centred = moved - mean_each(xp, moved)
         products = [centred, centred * centred, centred * moments.values]
         sums = engine.window_sum(xp.concatenate(products, axis=-1), size=self.size) * moments.share
         mean = sums[..., :1]
@@ -150,5 +150,4 @@ def noisy_variance(xp: Any, square: Array, mean: Array) -> Array:
 
 def _total(xp: Any, weight: Array, moments: FixedMoments) -> Array:
     """Weight of all windows, but no less than that of half of them."""
-    total = xp.sum(weight)
-    return xp.maximum(total, ENOUGH_OVERLAP * xp.sum(moments.weight))
+    return xp.maximum(sum_each(xp, weight), ENOUGH_OVERLAP * sum_each(xp, moments.weight))

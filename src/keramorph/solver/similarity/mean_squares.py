@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from keramorph import backend
 from keramorph._typing import Array
-from keramorph.solver.similarity.measure import TINY, Comparison, measure_share
+from keramorph.solver.similarity.measure import TINY, Comparison, list_each, mean_each, measure_share, sum_each
 
 
 class _Fixed(NamedTuple):
-    """Values, their squared differences to the mean, `(1, *spatial, 1)`, and the sum of these."""
+    """Values, their squared differences to the mean, `(batch, *spatial, 1)`, and the sum of these."""
 
     values: Array
     square: Array
@@ -30,23 +30,24 @@ class MeanSquares:
     def prepare(self, fixed: Array) -> _Fixed:
         """What the fixed image shows, voxel by voxel."""
         xp = backend.of(fixed).xp
-        centred = fixed - xp.mean(fixed)
-        return _Fixed(fixed, centred * centred, xp.sum(centred * centred))
+        centred = fixed - mean_each(xp, fixed)
+        return _Fixed(fixed, centred * centred, sum_each(xp, centred * centred))
 
     def measure(self, prepared: _Fixed, moved: Array, weight: Array) -> Array:
-        """The similarity, a scalar of the engine."""
-        share, shown, both = self._add_up(backend.of(moved).xp, prepared, moved - prepared.values, weight)
-        return share * shown / both
+        """The similarity of each pair, `(batch,)`."""
+        xp = backend.of(moved).xp
+        share, shown, both = self._add_up(xp, prepared, moved - prepared.values, weight)
+        return list_each(xp, share * shown / both)
 
     def compare(self, prepared: _Fixed, moved: Array, weight: Array) -> Comparison:
         """The similarity, and how it changes with the moved image."""
-        difference = moved - prepared.values
-        share, shown, both = self._add_up(backend.of(moved).xp, prepared, difference, weight)
+        xp, difference = backend.of(moved).xp, moved - prepared.values
+        share, shown, both = self._add_up(xp, prepared, difference, weight)
         curvature = weight * (2 * share * shown / (both * both))
-        return Comparison(share * shown / both, -curvature * difference, curvature)
+        return Comparison(list_each(xp, share * shown / both), -curvature * difference, curvature)
 
     def _add_up(self, xp: Any, fixed: _Fixed, difference: Array, weight: Array) -> tuple[Array, Array, Array]:
         """Share of the fixed image that counts; what it shows there; and that with what differs."""
-        shown = xp.sum(weight * fixed.square)
-        both = shown + xp.sum(weight * difference * difference) + TINY
+        shown = sum_each(xp, weight * fixed.square)
+        both = shown + sum_each(xp, weight * difference * difference) + TINY
         return measure_share(xp, shown, fixed.total), shown, both

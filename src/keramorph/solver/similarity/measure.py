@@ -16,8 +16,9 @@ TINY = 1e-12
 class Comparison(NamedTuple):
     """Similarity and how it changes with the moved image.
 
-    `derivative` is that of the similarity; `curvature` is the second derivative of a sum of squares which the
-    similarity resembles near its top, the scale of a Gauss-Newton step. Both are `(1, *spatial, 1)`.
+    `similarity` is `(batch,)`, one number for each pair of images. `derivative` is that of the similarity; `curvature`
+    is the second derivative of a sum of squares which the similarity resembles near its top, the scale of a
+    Gauss-Newton step. Both are `(batch, *spatial, 1)`.
     """
 
     similarity: Array
@@ -28,15 +29,16 @@ class Comparison(NamedTuple):
 class Measure(Protocol):
     """How alike two images are, from 0 to 1.
 
-    Images and weights are `(1, *spatial, 1)`, floating point, of one engine. A weight says how much a voxel counts: 0
-    outside the moving image. It counts as constant.
+    Images and weights are `(batch, *spatial, 1)`, floating point, of one engine; what is found of a pair of images
+    depends on that pair alone. A weight says how much a voxel counts: 0 outside the moving image. It counts as
+    constant.
     """
 
     def prepare(self, fixed: Array) -> Any:
         """What the fixed image alone tells, computed once per level: arrays, in tuples."""
 
     def measure(self, prepared: Any, moved: Array, weight: Array) -> Array:
-        """The similarity, a scalar of the engine."""
+        """The similarity of each pair, `(batch,)`."""
 
 
 class Similarity(Measure, Protocol):
@@ -44,6 +46,21 @@ class Similarity(Measure, Protocol):
 
     def compare(self, prepared: Any, moved: Array, weight: Array) -> Comparison:
         """The similarity, and its derivative."""
+
+
+def sum_each(xp: Any, array: Array) -> Array:
+    """Sum of each image of a batch, `(batch, 1, ..., 1)`: with as many axes as the images, to be multiplied by."""
+    return xp.sum(array, axis=tuple(range(1, len(array.shape))), keepdims=True)
+
+
+def mean_each(xp: Any, array: Array) -> Array:
+    """Mean of each image of a batch, likewise."""
+    return xp.mean(array, axis=tuple(range(1, len(array.shape))), keepdims=True)
+
+
+def list_each(xp: Any, numbers: Array) -> Array:
+    """The numbers `(batch, 1, ..., 1)` of a batch as `(batch,)`."""
+    return xp.reshape(numbers, (-1,))
 
 
 def measure_share(xp: Any, shown: Array, total: Array) -> Array:

@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 
 from keramorph import backend
 from keramorph._typing import Array
-from keramorph.solver.similarity.measure import ENOUGH_OVERLAP, Comparison
+from keramorph.solver.similarity.measure import ENOUGH_OVERLAP, Comparison, list_each, sum_each
 
 _SMALLEST = 1e-12
 """Added to every probability, so that each has a logarithm."""
 
 
 class _Histogram(NamedTuple):
-    """Joint probabilities `(bins, bins)`, fixed first; the entropies; and the share of the fixed image that counts."""
+    """Joint probabilities `(batch, bins, bins)`, fixed first; and, each `(batch, 1, 1)`: the sum of the entropies; the
+    mutual information; the weight of all voxels; and the share of the fixed image that counts."""
 
     joint: Array
     entropy: Array
@@ -48,13 +49,13 @@ class MutualInformation:
     normalised: bool = True
 
     def prepare(self, fixed: Array) -> Array:
-        """Window of each fixed voxel, `(voxels, bins)`."""
+        """Window of each fixed voxel, `(batch, voxels, bins)`."""
         return self._spread(fixed)
 
     def measure(self, prepared: Array, moved: Array, weight: Array) -> Array:
-        """The similarity, a scalar of the engine."""
+        """The similarity of each pair, `(batch,)`."""
         xp = backend.of(moved).xp
-        return self._weigh_up(self._count(xp, prepared, self._spread(moved), weight))
+        return list_each(xp, self._weigh_up(self._count(xp, prepared, self._spread(moved), weight)))
 
     def compare(self, prepared: Array, moved: Array, weight: Array) -> Comparison:
         """The similarity, and how it changes with the moved image.
@@ -66,7 +67,7 @@ class MutualInformation:
         xp = engine.xp
         found = self._count(xp, prepared, self._spread(moved), weight)
         joint, entropy, information = found.joint, found.entropy, found.information
-        of_fixed, of_moved = xp.sum(joint, axis=1, keepdims=True), xp.sum(joint, axis=0, keepdims=True)
+        of_fixed, of_moved = xp.sum(joint, axis=2, keepdims=True), xp.sum(joint, axis=1, keepdims=True)
         # Derivatives of I and of H_f + H_m to each probability; their sums to 1 keep what is constant out.
         gain = xp.log(joint / (of_fixed * of_moved))
         cost = -xp.log(of_fixed * of_moved)
@@ -74,13 +75,14 @@ class MutualInformation:
             change = (2 * found.share) * (gain * entropy - information * cost) / (entropy * entropy)
         else:
             change = found.share * gain / math.log(self.bins)
-        change = (change - xp.sum(change * joint)) / found.total
+        change = (change - sum_each(xp, change * joint)) / found.total
         gains = xp.reshape(xp.matmul(prepared, change), (*xp.shape(moved)[:-1], self.bins))
         derivative = engine.map_blocks(self._pull, moved, gains) * weight
         scatter = self._scatter(xp, joint, of_fixed)
         unit = entropy if self.normalised else 2 * math.log(self.bins)
-        curvature = weight * (2 * found.share / (unit * scatter * found.total))
-        return Comparison(self._weigh_up(found), derivative, curvature)
+        stiffness = 2 * found.share / (unit * scatter * found.total)
+        curvature = weight * xp.reshape(stiffness, (-1, *[1] * (len(xp.shape(moved)) - 1)))
+        return Comparison(list_each(xp, self._weigh_up(found)), derivative, curvature)
 
     def _weigh_up(self, found: _Histogram) -> Array:
         if self.normalised:
@@ -88,25 +90,26 @@ class MutualInformation:
         return found.share * found.information / math.log(self.bins)
 
     def _count(self, xp: Any, fixed: Array, moved: Array, weight: Array) -> _Histogram:
-        column = xp.reshape(weight, (-1, 1))
-        total = xp.sum(column) + _SMALLEST
-        joint = xp.matmul(xp.transpose(fixed * column, (1, 0)), moved) / total + _SMALLEST
-        separate = _entropy(xp, xp.sum(joint, axis=1)) + _entropy(xp, xp.sum(joint, axis=0))
-        enough = ENOUGH_OVERLAP * xp.shape(column)[0]
+        column = xp.reshape(weight, (xp.shape(fixed)[0], -1, 1))
+        total = sum_each(xp, column) + _SMALLEST
+        joint = xp.matmul(xp.transpose(fixed * column, (0, 2, 1)), moved) / total + _SMALLEST
+        of_fixed, of_moved = (xp.sum(joint, axis=axis, keepdims=True) for axis in (2, 1))
+        separate = _entropy(xp, of_fixed) + _entropy(xp, of_moved)
+        enough = ENOUGH_OVERLAP * xp.shape(column)[1]
         share = xp.minimum(total / enough, total * 0 + 1)
         return _Histogram(joint, separate, separate - _entropy(xp, joint), total, share)
 
     def _scatter(self, xp: Any, joint: Array, of_fixed: Array) -> Array:
         """Mean variance of the moved intensity in [0, 1] among voxels of one fixed intensity."""
-        values = (xp.arange(self.bins, dtype=xp.dtype(joint), like=joint)[None] - 1) / (self.bins - 3)
-        mean = xp.sum(joint * values, axis=1, keepdims=True) / of_fixed
-        return xp.sum(joint * (values - mean) * (values - mean))
+        values = (xp.arange(self.bins, dtype=xp.dtype(joint), like=joint) - 1) / (self.bins - 3)
+        mean = xp.sum(joint * values, axis=2, keepdims=True) / of_fixed
+        return sum_each(xp, joint * (values - mean) * (values - mean))
 
     def _spread(self, image: Array) -> Array:
-        """Window of each voxel, `(voxels, bins)`."""
+        """Window of each voxel, `(batch, voxels, bins)`."""
         engine = backend.of(image)
         windows = engine.map_blocks(lambda image: _window(self._measure_offsets(image)), image)
-        return engine.xp.reshape(windows, (-1, self.bins))
+        return engine.xp.reshape(windows, (engine.xp.shape(image)[0], -1, self.bins))
 
     def _pull(self, moved: Array, gains: Array) -> Array:
         """Derivative to each intensity, from those to its bins, `(..., bins)`."""
@@ -142,4 +145,4 @@ def _measure_room(offsets: Array) -> tuple[Array, Array]:
 
 
 def _entropy(xp: Any, probability: Array) -> Array:
-    return -xp.sum(probability * xp.log(probability))
+    return -sum_each(xp, probability * xp.log(probability))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from keramorph import backend
 from keramorph._typing import Array
 from keramorph.ops.self_similarity import describe_self_similarity
-from keramorph.solver.similarity.measure import ENOUGH_OVERLAP
+from keramorph.solver.similarity.measure import ENOUGH_OVERLAP, list_each, mean_each
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,17 @@ class SelfSimilarity:
     """
 
     def prepare(self, fixed: Array) -> Array:
-        """Descriptors of an image, `(1, *spatial, pairs)`."""
+        """Descriptors of an image, `(batch, *spatial, pairs)`."""
         return describe_self_similarity(fixed)[..., 0]
 
     def measure(self, prepared: Array, moved: Array, weight: Array) -> Array:
-        """The similarity, a scalar of the engine."""
+        """The similarity of each pair, `(batch,)`."""
         return self.measure_described(prepared, self.prepare(moved), weight)
 
     def measure_described(self, fixed: Array, moved: Array, weight: Array) -> Array:
         """The similarity of two images whose descriptors are known."""
         xp = backend.of(moved).xp
         difference = fixed - moved
-        overlap = xp.mean(weight)
+        overlap = mean_each(xp, weight)
         share = xp.minimum(overlap / ENOUGH_OVERLAP, overlap * 0 + 1)
-        return share * (1 - xp.mean(weight * difference * difference) / (overlap + 1e-12))
+        return list_each(xp, share * (1 - mean_each(xp, weight * difference * difference) / (overlap + 1e-12)))

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from keramorph import backend
 from keramorph._typing import Array
-from keramorph.solver.similarity.measure import TINY, Comparison, measure_share
+from keramorph.solver.similarity.measure import TINY, Comparison, list_each, mean_each, measure_share
 
 
 class _Fixed(NamedTuple):
-    """Labels `(1, *spatial, labels)`, and the sum of the squares of each, `(labels,)`."""
+    """Labels `(batch, *spatial, labels)`, and the sum of the squares of each, `(batch, 1, ..., labels)`."""
 
     values: Array
     total: Array
@@ -25,7 +25,7 @@ class _Fixed(NamedTuple):
 class SoftDice:
     """Mean over the labels of 2 sum(f m) / (sum(f²) + sum(m²)), in [0, 1].
 
-    Labels are `(1, *spatial, labels)`; so are derivative and curvature.
+    Labels are `(batch, *spatial, labels)`; so are derivative and curvature.
 
     References:
         Milletari et al., V-Net: fully convolutional neural networks for volumetric medical image segmentation, 2016,
@@ -37,17 +37,17 @@ class SoftDice:
         return _Fixed(fixed, _sum(backend.of(fixed).xp, fixed * fixed))
 
     def measure(self, prepared: _Fixed, moved: Array, weight: Array) -> Array:
-        """The similarity, a scalar of the engine."""
+        """The similarity of each pair, `(batch,)`."""
         xp = backend.of(moved).xp
         share, overlap, _ = self._overlap(xp, prepared, moved, weight)
-        return xp.mean(share * overlap)
+        return _mean(xp, share * overlap)
 
     def compare(self, prepared: _Fixed, moved: Array, weight: Array) -> Comparison:
         """The similarity, and how it changes with the moved labels."""
         xp = backend.of(moved).xp
         share, overlap, both = self._overlap(xp, prepared, moved, weight)
         curvature = weight * (2 * share / (both * moved.shape[-1]))
-        return Comparison(xp.mean(share * overlap), curvature * (prepared.values - overlap * moved), curvature)
+        return Comparison(_mean(xp, share * overlap), curvature * (prepared.values - overlap * moved), curvature)
 
     def _overlap(self, xp: Any, fixed: _Fixed, moved: Array, weight: Array) -> tuple[Array, Array, Array]:
         """Of each label the share that counts, the overlap, and what it is measured by."""
@@ -57,4 +57,9 @@ class SoftDice:
 
 
 def _sum(xp: Any, array: Array) -> Array:
-    return xp.sum(array, axis=tuple(range(len(array.shape) - 1)))
+    return xp.sum(array, axis=tuple(range(1, len(array.shape) - 1)), keepdims=True)
+
+
+def _mean(xp: Any, each: Array) -> Array:
+    """Mean over the labels, `(batch,)`."""
+    return list_each(xp, mean_each(xp, each))
