@@ -27,7 +27,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="of each candidate")
     parser.add_argument("--register", nargs=2, type=Path, metavar=("FIXED", "MOVING"), help="time a registration, too")
     parser.add_argument("--output", type=Path, default=Path("out/bench"), help="folder for JSON, figures and the log")
-    parser.add_argument("--record", action="store_true", help="also renew benchmarks/results/ and the page in the docs")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="also renew benchmarks/results/ and the page in the docs; with `--only register` that part alone",
+    )
     parser.add_argument("--draw", type=Path, metavar="JSON", help="measure nothing: draw and print an earlier run")
     arguments = parser.parse_args()
     for option, allowed in (("only", SECTIONS), ("frameworks", FRAMEWORKS)):
@@ -104,7 +108,9 @@ def main() -> None:
     tables.print_verdicts(console, verdicts, complete=not result["quick"])
     (arguments.output / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     drawn = figures.draw_all(result, arguments.output)
-    if arguments.record:
+    if arguments.record and arguments.only == ("register",):
+        page.record(page.read_recorded() | {"register": result["register"]}, arguments.output / "register.svg")
+    elif arguments.record:
         page.record(result, arguments.output / "register.svg")
     about = result["machine"]
     console.print(f"{about['cpu']}, {about['threads']} threads, {about['date']}; {result['seconds']} s in all")

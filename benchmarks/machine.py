@@ -56,6 +56,11 @@ def start(command: list[str], framework: str, threads: int, **options: Any) -> s
     )
 
 
+def today() -> str:
+    """The date, as the results tell it."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+
+
 def describe(threads: int, peer_versions: dict[str, str]) -> dict[str, Any]:
     """CPU, cores, versions, date: what a reader needs to judge the figures."""
     from keramorph import __version__, backend
@@ -66,7 +71,7 @@ def describe(threads: int, peer_versions: dict[str, str]) -> dict[str, Any]:
         "threads": threads,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "date": today(),
         "keramorph": __version__,
         "commit": _read_commit(),
         "kernels": str(backend.describe().get("kernels", "unknown")),

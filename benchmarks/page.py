@@ -23,6 +23,11 @@ _FIGURES = {
 }
 
 
+def read_recorded() -> dict[str, Any]:
+    """What was recorded last."""
+    return json.loads((RESULTS / "cpu.json").read_text())
+
+
 def record(result: dict[str, Any], flames: Path) -> None:
     """Renew the JSON, the figures, with the flame graph where there is one, and the measured part of the page."""
     RESULTS.mkdir(exist_ok=True)
@@ -118,7 +123,7 @@ def _render_registration(rows: Rows) -> list[str]:
     if not rows:
         return []
     lines = [f"- {row['pair']}, kernels {row['kernels']}: {row['seconds']:.1f} s" for row in rows]
-    parts = ["### A whole registration from the shell", "\n".join(lines)]
+    parts = [f"### A whole registration from the shell, on {rows[0]['date']}", "\n".join(lines)]
     if (RESULTS / "register.svg").exists():
         parts += [
             "Where the time goes with the kernels on, as Python sees it: each bar is a function, as wide as its time.",

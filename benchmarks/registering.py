@@ -21,9 +21,8 @@ def measure(fixed: Path, moving: Path, threads: int, python: str) -> list[dict[s
         began = time.perf_counter()
         done = _run([], fixed, moving, threads, python, kernels)
         seconds = round(time.perf_counter() - began, 2)
-        rows.append(
-            {"pair": f"{fixed.name}, {moving.name}", "kernels": kernels, "seconds": seconds, "exit": done.returncode}
-        )
+        row = {"pair": f"{fixed.name}, {moving.name}", "kernels": kernels, "seconds": seconds, "exit": done.returncode}
+        rows.append({**row, "date": machine.today()})
     return rows
 
 
