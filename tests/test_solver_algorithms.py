@@ -1,6 +1,9 @@
 """The ways to find a deformation: known ones found, none folded, and inverses that are what each way promises."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from typing import get_args
 
 import numpy as np
@@ -254,10 +257,29 @@ def test_diffusion_spreads_like_a_gaussian_and_keeps_the_sum(count, spread):
 def test_products_in_pieces_are_the_products(shape):
     rng = np.random.default_rng(0)
     lines, matrix = rng.normal(size=shape), rng.normal(size=(6, shape[1]))
-    found = backend.use("numpy").xp.matmul(matrix, lines)
-    np.testing.assert_allclose(found, np.einsum("ij,bjk->bik", matrix, lines), atol=1e-12)
-    turned = np.asfortranarray(lines.T).T
-    np.testing.assert_allclose(backend.use("numpy").xp.matmul(matrix, turned), found, atol=1e-12)
+    multiply, found = backend.use("numpy").xp.matmul, np.einsum("ij,bjk->bik", matrix, lines)
+    np.testing.assert_allclose(multiply(matrix, lines), found, atol=1e-12)
+    np.testing.assert_allclose(multiply(matrix, np.asfortranarray(lines.T).T), found, atol=1e-12)
+    turned = np.swapaxes(lines, 1, 2)
+    np.testing.assert_allclose(multiply(turned, matrix.T), np.swapaxes(found, 1, 2), atol=1e-12)
+    others = rng.normal(size=(shape[2], 5))
+    np.testing.assert_allclose(multiply(lines, others), np.einsum("bij,jk->bik", lines, others), atol=1e-9)
+
+
+def test_what_histograms_add_up_to_does_not_depend_on_the_threads_of_the_blas():
+    script = (
+        "import hashlib, numpy as np; from keramorph import backend\n"
+        "rng = np.random.default_rng(0); windows = rng.random((2, 1, 200_003, 32), dtype='float32')\n"
+        "joint = backend.use('numpy').xp.matmul(np.swapaxes(windows[0], -1, -2), windows[1])\n"
+        "print(hashlib.sha256(joint.tobytes()).hexdigest())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script], env=os.environ | {"OPENBLAS_NUM_THREADS": count}, stdout=-1, check=True
+        ).stdout
+        for count in ("1", "2")
+    }
+    assert len(found) == 1
 
 
 def test_an_unknown_algorithm_is_told_with_those_there_are():

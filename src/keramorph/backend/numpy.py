@@ -23,7 +23,7 @@ _name_of = lru_cache(maxsize=None)(lambda dtype: dtype.name)  # NumPy spells the
 
 
 _PIECE, _NARROWEST = 1 << 18, 8
-"""Multiplications up to which OpenBLAS starts no threads, and columns below which a piece is not worth a call."""
+"""Multiplications up to which OpenBLAS starts no threads; rows or columns below which a piece is not worth a call."""
 
 
 class _Namespace(Namespace):
@@ -57,22 +57,24 @@ class _Namespace(Namespace):
         return tuple(np.ascontiguousarray(x[..., k]) for k in range(x.shape[-1]))
 
     def matmul(self, a: Array, b: Array) -> Array:
-        # In pieces that the BLAS takes by itself: its threads wait for each other while those of the kernels, or of
-        # other programs, hold the cores. Ten times as long on two busy cores.
-        if a.ndim != 2 or b.ndim != 3 or a.dtype != b.dtype:
+        # In pieces that the BLAS takes by itself. Its threads wait for each other while those of the kernels, or of
+        # other programs, hold the cores: ten times as long on two busy ones. And sums depend on how many they are.
+        (rows, inner), columns = a.shape[-2:], b.shape[-1]
+        longest = max(rows, inner, columns)
+        width = max(_NARROWEST, _PIECE * longest // max(1, rows * inner * columns))
+        if width >= longest or a.dtype != b.dtype:
             return np.matmul(a, b)
-        width = max(_NARROWEST, _PIECE // a.size)
-        count = b.shape[-1] // width
-        if count < 2:
-            return np.matmul(a, b)
-        product = np.empty((b.shape[0], a.shape[0], b.shape[-1]), dtype=b.dtype)
-
-        def split(x: Array) -> Array:
-            strides = (x.strides[0], width * x.strides[2], *x.strides[1:])
-            return np.lib.stride_tricks.as_strided(x, (x.shape[0], count, x.shape[1], width), strides)
-
-        np.matmul(a, split(b), out=split(product))
-        np.matmul(a, b[..., count * width :], out=product[..., count * width :])
+        if inner == longest:
+            parts = zip(_cut(a, -1, width), _cut(b, -2, width), strict=True)
+            sums = sum(np.matmul(left, right).sum(axis=-3, dtype=np.float64) for left, right in parts)
+            return sums.astype(a.dtype)
+        product = np.empty((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), rows, columns), dtype=a.dtype)
+        if rows == longest:
+            for left, out in zip(_cut(a, -2, width), _cut(product, -2, width), strict=True):
+                np.matmul(left, b[..., None, :, :], out=out)
+        else:
+            for right, out in zip(_cut(b, -1, width), _cut(product, -1, width), strict=True):
+                np.matmul(a[..., None, :, :], right, out=out)
         return product
 
     def scatter_add_rows(self, rows: Array, index: Array, values: Array) -> Array:
@@ -82,6 +84,15 @@ class _Namespace(Namespace):
             weights = np.bincount(flat, columns[:, channel], minlength=rows.shape[0])
             rows[:, channel] += weights.astype(rows.dtype)
         return rows
+
+
+def _cut(x: Array, axis: int, width: int) -> tuple[Array, Array]:
+    """Views of pieces of so many rows (axis -2) or columns (-1), one after the other along axis -3, and of the rest."""
+    count = x.shape[axis] // width
+    shape, strides = [*x.shape[:-2], count, *x.shape[-2:]], [*x.strides[:-2], width * x.strides[axis], *x.strides[-2:]]
+    shape[axis] = width
+    rest = x[..., None, :, count * width :] if axis == -1 else x[..., None, count * width :, :]
+    return np.lib.stride_tricks.as_strided(x, shape, strides), rest
 
 
 xp = _Namespace(np)
