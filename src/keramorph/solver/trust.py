@@ -15,9 +15,10 @@ from keramorph.solver.result import Outcome, Solution
 from keramorph.solver.similarity import Measure, measure_channels
 
 _LEAST_OVERLAP = 0.05
-LEAST_CONTRAST = 0.1
+LEAST_CONTRAST, _CLEAR_CONTRAST = 0.1, 0.25
 _MOST_FOLDS = 1.0
-"""Limits of trust: share of the fixed image, gain over chance, percentage of folded voxels."""
+"""Limits of trust: share of the fixed image; gain over chance from which the local correlation is followed at all, and
+from which what it led to is an alignment; percentage of folded voxels."""
 
 _AWAY = (-0.35, -0.25, -0.15, 0.15, 0.25, 0.35)
 """Shares of the field of view by which the images are shifted apart to see what chance alone would give."""
@@ -97,7 +98,7 @@ def judge(solution: Solution, *, folds: float) -> Outcome:
         return Outcome(
             "untrusted", f"Only {100 * solution.overlap:.1f} % of the fixed image lies inside the moved one."
         )
-    if solution.contrast < LEAST_CONTRAST:
+    if solution.contrast < _CLEAR_CONTRAST:
         reason = "No alignment was found at which the images are clearly more alike than by chance."
         if solution.metric.name == "mind":
             deformed = ", and deformed after the self-similarities of both" if "deformable" in solution.losses else ""
