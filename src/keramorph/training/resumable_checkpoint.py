@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +33,9 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         model.fit(dataset, epochs=50, initial_epoch=checkpoint.initial_epoch, callbacks=[checkpoint])
 
     The file holds weights, the optimizer's state with gradients that are being accumulated and moving averages, the
-    states of the seed generators and the metrics of the epoch. It is written to another name and moved into place, so
-    that a kill at any moment leaves the last whole one. Within an epoch, the batches that were trained on already are
-    drawn once more and let go of, which takes as long as reading them.
+    states of the seed generators, and of PyTorch's own, and the metrics of the epoch. It is written to another name and
+    moved into place, so that a kill at any moment leaves the last whole one. Within an epoch, the batches that were
+    trained on already are drawn once more and let go of, which takes as long as reading them.
 
     What must be the same each time: the model, `compile`, and the data, which must be a function of the epoch and the
     place in it: a `PairDataset`, or another `keras.utils.PyDataset` that is. `fit(shuffle=True)` orders the batches of
@@ -90,7 +91,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Take up the state of the file, if there is one."""
-        self._resume_at = None
+        self._resume_at, self._train = None, None
         if self.path.exists():
             self._resume_at = self._read_place()
             self._restore(self._list_state())
@@ -111,7 +112,9 @@ class ResumableCheckpoint(keras.callbacks.Callback):
                 f"path={str(self.path)!r} of epoch {place.epoch}. Pass initial_epoch=checkpoint.initial_epoch, or "
                 "delete the file."
             )
-        if place.step:
+        if not place.step:
+            _set_random(self._open({"random"}))
+        else:
             metrics = self._list_metrics()
             # Keras has just reset them, and they belong to the steps of this epoch that are done. Those of `compile`
             # may not be there yet: then the logs of this epoch are of what comes now.
@@ -142,6 +145,8 @@ class ResumableCheckpoint(keras.callbacks.Callback):
             left -= model.steps_per_execution
             if left <= 0:
                 model.train_function, self._train = self._train, None
+                # Not sooner: PyTorch's own loader of data draws from it when an epoch begins.
+                _set_random(self._open({"random"}))
             return ({}, arguments[0]) if keeps_state else {}
 
         model.train_function = draw_only
@@ -162,7 +167,8 @@ class ResumableCheckpoint(keras.callbacks.Callback):
 
     def _write(self, place: _Place) -> None:
         # On JAX, `self.model` first brings the model's variables up to date.
-        arrays = {name: _to_array(variable) for name, variable in (self._list_state() | self._list_metrics()).items()}
+        variables = self._list_state() | self._list_metrics()
+        arrays = {name: _to_array(variable) for name, variable in variables.items()} | _get_random()
         about = json.dumps({"version": _VERSION, **place._asdict()})
         with replacing(self.path) as temporary, temporary.open("wb") as stream:
             np.savez(stream, about=np.array(about), **arrays)
@@ -206,3 +212,23 @@ def _to_array(variable: Any) -> np.ndarray:
     """Values of a variable in a data type that NumPy can write: half floats fit into single precision exactly."""
     array = keras.ops.convert_to_numpy(variable)
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _get_random() -> dict[str, np.ndarray]:
+    """States of PyTorch's own generators, from which Keras draws a dropout without seed; others keep none."""
+    torch: Any = sys.modules.get("torch") if keras.backend.backend() == "torch" else None
+    if torch is None:
+        return {}
+    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {f"random_{n}": state.numpy() for n, state in enumerate([torch.get_rng_state(), *of_gpus])}
+
+
+def _set_random(arrays: dict[str, np.ndarray]) -> None:
+    """Take up what `_get_random` returned, on as many devices as there were."""
+    torch: Any = sys.modules.get("torch") if keras.backend.backend() == "torch" else None
+    if torch is None or not arrays:
+        return
+    first, *of_gpus = (torch.from_numpy(arrays[f"random_{n}"]) for n in range(len(arrays)))
+    torch.set_rng_state(first)
+    if len(of_gpus) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(of_gpus)
