@@ -47,7 +47,8 @@ def files(tmp_path):
     ]
 
 
-OPTIONS = PairOptions((14, 12, 13), spacing=(2.0, 1.5, 1.8), labels=LABELS)
+OPTIONS = PairOptions((14, 12, 13), spacing=(1.9, 1.3, 1.7), labels=LABELS)
+"""Spacings for which no voxel lies half-way between two of the straight image: which label is nearer is no matter of taste."""
 
 
 def resample(path, options, interpolator=sitk.sitkLinear, change=lambda values: values):
@@ -82,12 +83,11 @@ def test_every_image_lies_on_the_grid_as_simpleitk_resamples_it(files):
     for row, pair in enumerate(pairs):
         for name, path in zip(("fixed", "moving"), pair, strict=False):
             expected = resample(path, OPTIONS, change=scale)
-            assert 0.2 < np.mean(expected > 0) < 1
+            assert np.mean(expected > 0) > 0.2
             np.testing.assert_allclose(batch[name][row, ..., 0], expected, atol=2e-5)
             maps = resample(label(path), OPTIONS, sitk.sitkNearestNeighbor)
             for channel, value in enumerate(LABELS):
-                # Where two voxels are equally near, either may be it.
-                assert np.mean(batch[f"{name}_labels"][row, ..., channel] != (maps == value)) < 2e-3
+                np.testing.assert_array_equal(batch[f"{name}_labels"][row, ..., channel], maps == value)
 
 
 def test_images_finer_than_the_grid_are_smoothed_to_its_resolution(tmp_path):
@@ -148,12 +148,15 @@ def test_all_images_of_a_pair_are_cut_and_mirrored_alike(files):
 
 class Same(keras.Model):
     def call(self, inputs):
-        return {"moved": inputs["moving"], "number": inputs["fixed"][:, 0, 0, 0]}
+        return {"moved": inputs["moving"]}
 
 
 def test_workers_keep_the_order(files):
     pairs = [(a, b) for a in files for b in files if a != b]
-    found = [Same().predict(PairDataset(pairs, OPTIONS, workers=n), verbose=0)["moved"] for n in (1, 3)]
+    datasets = [PairDataset(pairs, OPTIONS, workers=n) for n in (1, 3)]
+    model = Same()
+    model(datasets[0][0])
+    found = [model.predict(dataset, verbose=0)["moved"] for dataset in datasets]
     assert len(found[0]) == 6
     np.testing.assert_array_equal(*found)
 
@@ -216,7 +219,7 @@ def test_pairs_of_a_folder_a_table_and_a_tree(files, tmp_path):
     assert PairDataset(found, OPTIONS)[0]["fixed_labels"].shape[-1] == 2
 
     table = tmp_path / "pairs.csv"
-    table.write_text("\ufeffmoving,age,fixed,fixed_labels,moving_labels\nb.nii.gz,3,a.nii.gz,,\n")
+    table.write_text("\ufeffmoving,age,fixed,fixed_labels,moving_labels\nb.nii.gz,3,a.nii.gz,,\n", encoding="utf-8")
     assert read_pairs(table) == [Pair(files[0], files[1])]
 
     root = tmp_path / "bids"
