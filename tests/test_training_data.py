@@ -48,7 +48,7 @@ def files(tmp_path):
 
 
 OPTIONS = PairOptions((14, 12, 13), spacing=(1.9, 1.3, 1.7), labels=LABELS)
-"""Spacings for which no voxel lies half-way between two of the straight image: which label is nearer is no matter of taste."""
+"""Spacings for which no voxel lies half-way between two of the straight image: one label is nearer."""
 
 
 def resample(path, options, interpolator=sitk.sitkLinear, change=lambda values: values):
