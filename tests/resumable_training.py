@@ -57,14 +57,15 @@ def make_model():
     return model
 
 
-def train(path, *callbacks, every=2, begin=None):
-    """Model and history of a training that goes on from the file, if it is there."""
-    model, dataset = make_model(), Batches()
-    checkpoint = ResumableCheckpoint(path, every=every, dataset=dataset)
-    begin = checkpoint.initial_epoch if begin is None else begin
-    history = model.fit(dataset, epochs=EPOCHS, initial_epoch=begin, callbacks=[checkpoint, *callbacks], verbose=0)
-    return model, history.history
+def train(model, path, *callbacks):
+    """History of a training that goes on from the file, if it is there, and all of its state at the end."""
+    dataset = Batches()
+    checkpoint = ResumableCheckpoint(path, every=2, dataset=dataset)
+    begin, callbacks = checkpoint.initial_epoch, [checkpoint, *callbacks]
+    history = model.fit(dataset, epochs=EPOCHS, initial_epoch=begin, callbacks=callbacks, verbose=0).history
+    variables = [*model.variables, *model.optimizer.variables]
+    return history, [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], Kill(int(sys.argv[2]), int(sys.argv[3])))
+    train(make_model(), sys.argv[1], Kill(int(sys.argv[2]), int(sys.argv[3])))

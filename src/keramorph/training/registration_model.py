@@ -229,7 +229,9 @@ class RegistrationModel(keras.Model):
 
     def _read(self, inputs: Any) -> dict[str, Array]:
         """Entries of a batch by name, the fixed image among them."""
-        x = dict(inputs) if isinstance(inputs, dict) else dict(zip(("fixed", "moving"), inputs, strict=False))
+        named = inputs if isinstance(inputs, dict) else dict(zip(("fixed", "moving"), inputs, strict=False))
+        # JAX hands NumPy arrays over as they are, and Keras refuses them beside an atlas, which is a tensor.
+        x = {name: ops.convert_to_tensor(value) for name, value in named.items()}
         if self.atlas is not None and "moving" in x:
             x["fixed"] = ops.broadcast_to(self.atlas, (ops.shape(x["moving"])[0], *self.atlas.shape[1:]))
         self._require(x, "", "an image to register")

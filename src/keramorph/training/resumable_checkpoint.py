@@ -185,7 +185,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
     def _open(self, kinds: set[str]) -> dict[str, np.ndarray]:
         """Arrays of the file whose names begin with one of the kinds."""
         try:
-            with np.load(self.path, allow_pickle=False) as content:
+            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 return {name: content[name] for name in content.files if name.split("_")[0] in kinds}
         except Exception as problem:
             raise FileError(
