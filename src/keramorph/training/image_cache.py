@@ -27,6 +27,7 @@ class ImageCache:
     def __init__(self, folder: str | Path | None) -> None:
         self.folder = None if folder is None else Path(folder)
         self.memory: dict[str, np.ndarray] = {}
+        self.keys: dict[Any, str] = {}
         if self.folder is not None:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -49,15 +50,19 @@ class ImageCache:
                 np.save(stream, array, allow_pickle=False)
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
+    def name(self, files: tuple[Path, ...], *settings: Any) -> str:
+        """Return the key of what is made of files with some settings: another one in the next run if either changes."""
+        known = (files, settings)
+        if known not in self.keys:  # once: within a run, what has been read of a file holds
+            stamps = [(str(path.absolute()), *_stamp(path)) for path in files]
+            self.keys[known] = hashlib.sha256(repr((stamps, settings)).encode()).hexdigest()[:32]
+        return self.keys[known]
 
-def make_key(files: tuple[str | Path, ...], *settings: Any) -> str:
-    """Return a name for what is made of files with some settings: another one as soon as either changes."""
-    stamps = []
-    for path in map(Path, files):
-        try:
-            about = path.stat()
-        except OSError:
-            stamps.append((str(path.absolute()), 0, 0))
-        else:
-            stamps.append((str(path.absolute()), about.st_size, about.st_mtime_ns))
-    return hashlib.sha256(repr((stamps, settings)).encode()).hexdigest()[:32]
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size of a file and time of its last change; zeros where it cannot be found, which reading it will say."""
+    try:
+        about = path.stat()
+    except OSError:
+        return 0, 0
+    return about.st_size, about.st_mtime_ns

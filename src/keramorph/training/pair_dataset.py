@@ -12,7 +12,7 @@ from keramorph._keras import keras
 from keramorph.errors import FileError, InputError, OptionError
 from keramorph.io import read_image
 from keramorph.space import Image
-from keramorph.training.image_cache import ImageCache, make_key
+from keramorph.training.image_cache import ImageCache
 from keramorph.training.pair_lists import Pair, check_pairs
 from keramorph.training.preparation import PairOptions, prepare_image, prepare_labels, read_on_grid_of
 from keramorph.transforms.transform import Transform
@@ -152,7 +152,7 @@ class PairDataset(keras.utils.PyDataset):
                 return prepare_labels(image, grid, options.labels, name=str(path))
             return prepare_image(image, grid, name=str(path))
 
-        return self._cache.get(make_key((path, frame), *settings), make)
+        return self._cache.get(self._cache.name((path, frame), *settings), make)
 
     def _load(self, pair: Pair) -> dict[str, np.ndarray]:
         """Arrays of a pair by name, label maps as numbers of channels."""
@@ -171,7 +171,8 @@ class PairDataset(keras.utils.PyDataset):
     def _align(self, pair: Pair, *, labelled: bool) -> np.ndarray:
         """The moving image, or its labels, on the grid of the fixed one by the transform between them."""
         options, path = self.options, Path(pair.moving_labels if labelled else pair.moving)  # type: ignore[arg-type]
-        key = make_key((pair.fixed, pair.moving, path), "aligned", options.shape, options.spacing, options.labels)
+        files = (Path(pair.fixed), Path(pair.moving), path)
+        key = self._cache.name(files, "aligned", options.shape, options.spacing, options.labels)
 
         def make() -> np.ndarray:
             fixed, grid = read_on_grid_of(pair.fixed, options)

@@ -171,7 +171,7 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         arrays = {name: _to_array(variable) for name, variable in variables.items()} | _get_random()
         about = json.dumps({"version": _VERSION, **place._asdict()})
         with replacing(self.path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, about=np.array(about), **arrays)
+            np.savez(stream, about=np.array(about), **arrays)  # type: ignore[arg-type]
 
     def _read_place(self) -> _Place:
         about = json.loads(str(self._open({"about"})["about"]))
