@@ -114,6 +114,14 @@ def test_order_and_augmentation_follow_from_seed_and_epoch_alone(files):
         for name, array in first[index].items():
             np.testing.assert_array_equal(array, second[index][name])
     assert not np.array_equal(PairDataset(pairs, options, batch_size=4, seed=6)[0]["fixed"], second[0]["fixed"])
+    plain = PairDataset(pairs, OPTIONS, batch_size=6)
+    orders = []
+    for epoch in range(2):
+        plain.epoch = epoch
+        both = np.concatenate([plain[0]["fixed"], plain[0]["moving"]], axis=-1)
+        orders.append([image.tobytes() for image in both])
+    assert orders[0] != orders[1]
+    assert set(orders[0]) == set(orders[1])
     with pytest.raises(IndexError, match="index=2"):
         first[2]
 
@@ -180,7 +188,7 @@ def test_moving_image_and_labels_are_aligned_by_a_function_of_the_pair(files, tm
         fixed, moving = batch[f"fixed{name}"][0], batch[f"moving{name}"][0]
         np.testing.assert_allclose(moving[2:, :, :-1], fixed[:-2, :, 1:], atol=1e-5)
         assert not moving[:2].any()
-    assert len(calls) == 2  # once for the image, once for the labels, and not again in the second run
+    assert len(calls) == 1  # for the image and its labels together, and not again in the second run
 
     def fail(fixed, moving):
         raise InputError("no overlap")

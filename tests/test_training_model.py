@@ -165,6 +165,28 @@ def test_maps_of_integers_count_as_labels_with_a_channel_each():
         terms.encode_labels(x["fixed_labels"], 2)
 
 
+class Shift(keras.Model):
+    """A network that shifts by one voxel along the first axis, whichever way it is called."""
+
+    def call(self, inputs):
+        along = keras.ops.ones_like(inputs[0])
+        return {"displacement": keras.ops.concatenate([along, 0 * along, 0 * along], axis=-1)}
+
+
+def test_a_shift_that_is_no_inverse_of_itself_in_three_dimensions():
+    fixed, moving = np.random.default_rng(0).random((2, 2, 4, 5, 6, 1), dtype="float32")
+    options = RegistrationOptions(regularity=2.0, inverse_consistency=0.25, gradicon=1.0, bidirectional=True)
+    model = RegistrationModel(Shift(), MSE(), Diffusion(), options=options)
+    model.compile("sgd")
+    logs = model.test_on_batch({"fixed": fixed, "moving": moving}, return_dict=True)
+    there, back = (np.concatenate([image[:, 1:], image[:, -1:]], axis=1) for image in (moving, fixed))
+    similarity = (np.mean((fixed - there) ** 2) + np.mean((moving - back) ** 2)) / 2
+    assert logs["similarity"] == pytest.approx(similarity, rel=1e-5)
+    assert logs["inverse_consistency"] == pytest.approx(4.0, rel=1e-6)  # two voxels, squared
+    assert logs["regularity"] == logs["gradicon"] == logs["folds_percent"] == 0
+    assert logs["loss"] == pytest.approx(similarity + 1.0, rel=1e-5)
+
+
 def make_conditional():
     """Displacement that is the smoothness everywhere."""
     inputs = [

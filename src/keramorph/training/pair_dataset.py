@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from keramorph._keras import keras
 from keramorph.errors import FileError, InputError, OptionError
 from keramorph.io import read_image
-from keramorph.space import Image
+from keramorph.space import Grid, Image
 from keramorph.training.image_cache import ImageCache
 from keramorph.training.pair_lists import Pair, check_pairs
 from keramorph.training.preparation import PairOptions, prepare_image, prepare_labels, read_on_grid_of
@@ -115,7 +115,7 @@ class PairDataset(keras.utils.PyDataset):
         return {name: np.stack([sample[name] for sample in samples]).astype(np.float32) for name in samples[0]}
 
     def on_epoch_end(self) -> None:
-        """Go on to the next epoch; Keras calls it."""
+        """Go on to the next epoch; Keras calls it, and once more when `fit` begins."""
         self.epoch += 1
 
     def _check_files(self) -> None:
@@ -127,7 +127,8 @@ class PairDataset(keras.utils.PyDataset):
             try:
                 array = self._prepare(path, frame, labelled)
             except InputError as problem:
-                problems.append(str(problem))
+                # A label map in the frame of a bad image only repeats what is wrong with that.
+                problems += [] if str(problem) in problems else [str(problem)]
                 continue
             if not labelled:
                 channels.setdefault(array.shape[-1], path)
@@ -156,39 +157,46 @@ class PairDataset(keras.utils.PyDataset):
 
     def _load(self, pair: Pair) -> dict[str, np.ndarray]:
         """Arrays of a pair by name, label maps as numbers of channels."""
-        fixed, moving = Path(pair.fixed), Path(pair.moving)
-        found = {"fixed": self._prepare(fixed, fixed, False)}
-        if self.align is None:
-            found["moving"] = self._prepare(moving, moving, False)
-        else:
-            found["moving"] = self._align(pair, labelled=False)
-        if pair.fixed_labels is not None and pair.moving_labels is not None:
-            found["fixed_labels"] = self._prepare(Path(pair.fixed_labels), fixed, True)
-            plain = partial(self._prepare, Path(pair.moving_labels), moving, True)
-            found["moving_labels"] = plain() if self.align is None else self._align(pair, labelled=True)
+        files = {name: Path(file) for name, file in pair._asdict().items() if file is not None}
+        settled = files if self.align is None else {name: file for name, file in files.items() if "fixed" in name}
+        found = {
+            name: self._prepare(file, files[name.removesuffix("_labels")], name.endswith("labels"))
+            for name, file in settled.items()
+        }
+        return found if self.align is None else found | self._load_aligned(files)
+
+    def _load_aligned(self, files: dict[str, Path]) -> dict[str, np.ndarray]:
+        """The moving image, and its labels, on the grid of the fixed one by the transform between them."""
+        options = self.options
+
+        @functools.cache  # for the labels too, and only where the cache lacks one of the two
+        def align() -> tuple[Image, Grid, Transform]:
+            fixed, grid = read_on_grid_of(files["fixed"], options)
+            moving = read_image(files["moving"])
+            return moving, grid, self._find_transform(files, fixed, moving)
+
+        def make_image() -> np.ndarray:
+            moving, grid, transform = align()
+            return prepare_image(moving, grid, name=str(files["moving"]), transform=transform)
+
+        def make_labels() -> np.ndarray:
+            path, (_, grid, transform) = files["moving_labels"], align()
+            return prepare_labels(read_image(path), grid, options.labels, name=str(path), transform=transform)
+
+        found = {}
+        for name, make in (("moving", make_image), ("moving_labels", make_labels)):
+            if name in files:
+                used = (files["fixed"], files["moving"], files[name])
+                key = self._cache.name(used, "aligned", options.shape, options.spacing, options.labels)
+                found[name] = self._cache.get(key, make)
         return found
 
-    def _align(self, pair: Pair, *, labelled: bool) -> np.ndarray:
-        """The moving image, or its labels, on the grid of the fixed one by the transform between them."""
-        options, path = self.options, Path(pair.moving_labels if labelled else pair.moving)  # type: ignore[arg-type]
-        files = (Path(pair.fixed), Path(pair.moving), path)
-        key = self._cache.name(files, "aligned", options.shape, options.spacing, options.labels)
-
-        def make() -> np.ndarray:
-            fixed, grid = read_on_grid_of(pair.fixed, options)
-            moving = read_image(pair.moving)
-            transform = self._find_transform(pair, fixed, moving)
-            if labelled:
-                return prepare_labels(read_image(path), grid, options.labels, name=str(path), transform=transform)
-            return prepare_image(moving, grid, name=str(path), transform=transform)
-
-        return self._cache.get(key, make)
-
-    def _find_transform(self, pair: Pair, fixed: Image, moving: Image) -> Transform:
+    def _find_transform(self, files: dict[str, Path], fixed: Image, moving: Image) -> Transform:
         try:
             return self.align(fixed, moving)  # type: ignore[misc]
         except InputError as problem:
-            raise type(problem)(f"{pair.moving} cannot be aligned with {pair.fixed}: {problem}") from problem
+            said = f"{files['moving']} cannot be aligned with {files['fixed']}: {problem}"
+            raise type(problem)(said) from problem
 
     def _vary(self, arrays: dict[str, np.ndarray], place: int) -> dict[str, np.ndarray]:
         """A sample of a pair: its window, mirrored or not, with a channel for each label."""
