@@ -81,9 +81,9 @@ class RegistrationModel(keras.Model):
         >>> model = RegistrationModel(network, NCC(), Diffusion())
         >>> model.compile("adam")
         >>> pair = np.random.default_rng(0).random((2, 4, 16, 16, 1), dtype="float32")
-        >>> history = model.fit({"fixed": pair[0], "moving": pair[1]}, epochs=1, verbose=0).history
-        >>> sorted(history)
-        ['loss', 'regularity', 'similarity']
+        >>> logs = model.evaluate({"fixed": pair[0], "moving": pair[1]}, verbose=0, return_dict=True)
+        >>> sorted(logs)
+        ['folds_percent', 'loss', 'regularity', 'similarity']
 
     References:
         Balakrishnan, Zhao, Sabuncu, Guttag and Dalca, "VoxelMorph: A Learning Framework for Deformable Medical Image
