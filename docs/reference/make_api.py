@@ -11,6 +11,7 @@ PACKAGES = (
     "losses",
     "metrics",
     "networks",
+    "training",
     "compat",
     "space",
     "transforms",
