@@ -12,7 +12,8 @@ import pytest
 
 from keramorph import compat, ops
 from keramorph.layers import AffineWarp, Compose, Exponentiate, Resample, ResizeDisplacement, Warp
-from keramorph.networks import VoxelMorph
+from keramorph.networks import Cascade, VoxelMorph
+from network_cases import MAKE, stir
 
 LAST = {"data_format": "channels_last"}
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -66,7 +67,19 @@ def make_network():
     return model
 
 
-MODELS = {"layers": make_layers, "first": make_first, "bare": make_bare, "network": make_network}
+def make_cascade():
+    """The other networks in one, so that each gets what the ones before have moved."""
+    make = [MAKE[name] for name in ("joint", "lapirn", "dual", "transmorph")]
+    return stir(Cascade((19, 20, 1), networks=[one((19, 20, 1)) for one in make]))
+
+
+MODELS = {
+    "layers": make_layers,
+    "first": make_first,
+    "bare": make_bare,
+    "network": make_network,
+    "cascade": make_cascade,
+}
 
 
 @pytest.fixture(scope="module")
