@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 
 from keramorph.networks import (
     AffineNetwork,
@@ -14,6 +15,11 @@ from keramorph.networks import (
     TransMorph,
     VoxelMorph,
 )
+
+SAME_ON_ALL = pytest.mark.skipif(
+    keras.config.backend() == "jax", reason="the same on all backends, and JAX compiles the drawing of each kernel"
+)
+"""Of tests that only build: seconds a network on JAX."""
 
 WIDTHS = {"encoder": (4, 4), "decoder": (4, 4), "final": (4,)}
 

@@ -25,7 +25,7 @@ ARGUMENTS = {
         "input_shape": (20, 16, 1),
         "networks": [
             ("VoxelMorph", {"input_shape": (None, None, 1), **UNET}),
-            ("LapIRN", {"input_shape": (20, 16, 1)}),
+            ("LapIRN", {"input_shape": (20, 16, 1), "levels": 1, "filters": 4, "blocks": 1}),
         ],
         "factors": (2, 1),
     },

@@ -6,7 +6,7 @@ import pytest
 
 from keramorph.errors import OptionError, ShapeError
 from keramorph.networks import Cascade, ConditionalAtlas, DualStream, JointNetwork, LapIRN, TransMorph
-from network_cases import MAKE, draw_inputs, list_layers, make_atlas, stir, to_numpy
+from network_cases import MAKE, SAME_ON_ALL, draw_inputs, list_layers, make_atlas, stir, to_numpy
 
 EACH = pytest.mark.parametrize("name", MAKE)
 
@@ -38,8 +38,8 @@ def test_known_and_unknown_sizes_give_the_same(name):
 @EACH
 def test_untrained_it_leaves_the_image_as_it_is(name):
     """The affine network by its law alone: what is equal stays in place."""
-    network = MAKE[name]((16, 20, 2))
-    inputs = draw_inputs(network, 16, 20)
+    network = MAKE[name]((13, 18, 1))
+    inputs = draw_inputs(network, 13, 18)
     if name in ("affine", "joint"):
         inputs[1] = inputs[0]
     names = [x.name for x in network.inputs]
@@ -53,13 +53,16 @@ def test_untrained_it_leaves_the_image_as_it_is(name):
 def test_fields_are_float32_under_mixed_precision(name, policy):
     policy("mixed_float16")
     network = stir(MAKE[name]((13, 18, 1)))
-    outputs = network(draw_inputs(network, 13, 18))
-    assert {keras.backend.standardize_dtype(x.dtype) for x in outputs.values()} == {"float32"}
-    assert all(np.isfinite(to_numpy(x)).all() for x in outputs.values())
+    assert {x.dtype for x in network.output.values()} == {"float32"}
     computed = {layer.compute_dtype for layer in list_layers(network) if type(layer).__name__.startswith("Conv")}
     assert computed == ({"float16"} if name == "affine" else {"float16", "float32"})
+    if keras.config.backend() != "jax":  # which would compile everything once more, and slowly
+        outputs = network(draw_inputs(network, 13, 18))
+        assert {keras.backend.standardize_dtype(x.dtype) for x in outputs.values()} == {"float32"}
+        assert all(np.isfinite(to_numpy(x)).all() for x in outputs.values())
 
 
+@SAME_ON_ALL
 @EACH
 @pytest.mark.parametrize("sizes", [(9,), (4, 5, 9)])
 def test_one_and_three_dimensions_from_the_same_code(name, sizes):
@@ -73,7 +76,7 @@ def test_one_and_three_dimensions_from_the_same_code(name, sizes):
 
 @pytest.mark.parametrize("name", [*MAKE, "atlas"])
 def test_configurations_come_back(name):
-    network = {**MAKE, "atlas": make_atlas}[name]((12, 16, 1), dtype="mixed_float16")
+    network = {**MAKE, "atlas": make_atlas}[name]((13, 18, 1), dtype="mixed_float16")
     loaded = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(network))
     assert type(loaded) is type(network)
     assert loaded.get_config() == network.get_config()
@@ -81,6 +84,7 @@ def test_configurations_come_back(name):
     assert [x.compute_dtype for x in list_layers(loaded)] == [x.compute_dtype for x in list_layers(network)]
 
 
+@SAME_ON_ALL
 @pytest.mark.parametrize(
     "make",
     [

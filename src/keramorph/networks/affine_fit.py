@@ -121,14 +121,14 @@ class FitMatrix(SpatialLayer):
     ) -> None:
         super().__init__(data_format=data_format, **kwargs)
         self.check_option("kind", kind, get_args(Kind))
-        lengths = tuple(spacing) if isinstance(spacing, (list, tuple)) else (spacing,)
-        if not lengths or min(lengths) <= 0 or ridge <= 0:
+        lengths: Any = spacing if isinstance(spacing, (list, tuple)) else [spacing]
+        if not min(lengths, default=0) > 0 or not ridge > 0:
             raise OptionError(
                 f"{type(self).__name__} expects a positive `spacing` and a positive `ridge`. "
                 f"Received: spacing={spacing!r}, ridge={ridge!r}."
             )
         self.kind = kind
-        self.spacing = tuple(map(float, lengths)) if isinstance(spacing, (list, tuple)) else float(spacing)
+        self.spacing = tuple(map(float, lengths)) if lengths is spacing else float(lengths[0])
         self.ridge = float(ridge)
 
     def transform(self, fixed_points: Array, moving_points: Array, reference: Array) -> Array:

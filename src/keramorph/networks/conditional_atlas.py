@@ -9,7 +9,7 @@ from typing import Any
 from keramorph._keras import keras
 from keramorph._typing import Array
 from keramorph.errors import ShapeError
-from keramorph.networks.convolution import check_image_shape, convolve, count_axes, crop, grow, make_convolution
+from keramorph.networks.convolution import check_image_shape, convolve, crop, grow, predict_near_zero
 from keramorph.networks.registration_network import RegistrationNetwork, check_counts, predict, take_policy
 from keramorph.networks.voxelmorph import VoxelMorph
 
@@ -88,14 +88,8 @@ class ConditionalAtlas(RegistrationNetwork):
         network = VoxelMorph(shape, mode="velocity", dtype=policy, name="network") if network is None else network
         fixed, given = keras.Input(shape, name="fixed"), keras.Input((attributes,), name="attributes")
         features = _decode(given, shape[:-1], decoder, policy)
-        near_zero = keras.initializers.RandomNormal(stddev=1e-5)
-        change = make_convolution(
-            count_axes(fixed),
-            shape[-1],
-            kernel_initializer=near_zero,
-            dtype="float32",
-            name="change",  # type: ignore[arg-type]
-        )(features)
+        # Near zero, as the fields are: the atlas is the template until it learns more.
+        change = predict_near_zero(features, int(fixed.shape[-1]), "change")
         atlas = AddTemplate(dtype="float32", name="template")(change)
         found = predict("ConditionalAtlas", network, fixed, atlas)
         outputs = {"moved": found["moved"], "displacement": found["displacement"], "atlas": atlas}

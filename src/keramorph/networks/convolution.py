@@ -51,11 +51,18 @@ def convolve(
     return keras.layers.LeakyReLU(0.2, dtype=policy, name=f"{name}_relu")(features)
 
 
+def predict_near_zero(features: Any, filters: int, name: str) -> Any:
+    """Convolution of the features in float32, whose weights are near zero before the training."""
+    near_zero = keras.initializers.RandomNormal(stddev=_NEAR_ZERO)
+    convolution = make_convolution(
+        count_axes(features), filters, kernel_initializer=near_zero, dtype="float32", name=name
+    )
+    return convolution(features)
+
+
 def predict_field(features: Any, name: str) -> Any:
     """Field of one component per spatial axis, float32 and near zero before the training."""
-    ndim = count_axes(features)
-    near_zero = keras.initializers.RandomNormal(stddev=_NEAR_ZERO)
-    return make_convolution(ndim, ndim, kernel_initializer=near_zero, dtype="float32", name=name)(features)
+    return predict_near_zero(features, count_axes(features), name)
 
 
 def pool(features: Any, name: str, policy: Any) -> Any:

@@ -51,11 +51,11 @@ class DualStream(RegistrationNetwork):
         OptionError: If an option cannot take its value.
 
     Example:
-        >>> network = DualStream((40, 50, 1), encoder=(8, 16, 16), decoder=(16, 16, 8))
+        >>> network = DualStream((40, 50, 1), encoder=(8, 16), decoder=(16, 8))
         >>> network.output["displacement"].shape
         (None, 40, 50, 2)
-        >>> network.get_layer("correlation_2").output.shape
-        (None, 10, 13, 9)
+        >>> network.get_layer("correlation_1").output.shape
+        (None, 20, 25, 9)
 
     References:
         Correlation at each level: Meng, Feng, Bi and Kim, "Correlation-aware Coarse-to-fine MLPs for Deformable Medical

@@ -63,7 +63,7 @@ class LapIRN(RegistrationNetwork):
         OptionError: If an option cannot take its value.
 
     Example:
-        >>> network = LapIRN((40, 50, 1), filters=8)
+        >>> network = LapIRN((40, 50, 1), filters=8, blocks=1)
         >>> network.output["displacement"].shape
         (None, 40, 50, 2)
         >>> fields = [network.get_layer(f"displacement_{level}").output for level in (1, 2)]

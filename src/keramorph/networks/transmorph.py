@@ -46,8 +46,9 @@ class TransMorph(RegistrationNetwork):
     Patches of 4 voxels along each axis are tokens. Each stage of the encoder lets tokens see those in the same window,
     in windows and in shifted windows by turns, and then merges 2 along each axis into one of twice the width. The
     decoder is that of a U-Net, with skip connections from all stages and from two convolutions of the images. At the
-    presets the 3-D model has the published number of weights: 0.24, 11.76, 46.77 and 108.34 million. Upsampling repeats
-    voxels where the paper's interpolates, and no path is dropped at random.
+    presets, `TransMorph.preset("base", shape)` for example, the 3-D model has the published number of weights: 0.24,
+    11.76, 46.77 and 108.34 million. Upsampling repeats voxels where the paper's interpolates, and no path is dropped at
+    random.
 
     Args:
         input_shape: Shape `(*spatial, channels)` of either image; a spatial size may be None.
@@ -63,11 +64,9 @@ class TransMorph(RegistrationNetwork):
         OptionError: If the options do not make a network.
 
     Example:
-        >>> network = TransMorph((40, 50, 1))
+        >>> network = TransMorph((40, 50, 1), width=8, depths=(1, 1), heads=(1, 2))
         >>> network.output["displacement"].shape
         (None, 40, 50, 2)
-        >>> TransMorph.preset("tiny", (32, 32, 32, 1)).count_params()
-        244527
 
     References:
         Chen, Frey, He, Segars, Li and Du, "TransMorph: Transformer for unsupervised medical image registration", 2022,

@@ -137,7 +137,7 @@ class WindowAttention(keras.layers.Layer):
 
     def _spread_bias(self) -> Array:
         """Bias of each pair of tokens in a window, `(heads, tokens, tokens)`."""
-        places = np.stack(np.indices(self.window), axis=-1).reshape(-1, len(self.window))
+        places = np.moveaxis(np.indices(self.window), 0, -1).reshape(-1, len(self.window))
         offsets = places[:, None] - places[None] + np.array(self.window) - 1
         index = np.ravel_multi_index(tuple(np.moveaxis(offsets, -1, 0)), tuple(2 * size - 1 for size in self.window))
         bias = keras.ops.take(self.bias, index.astype("int32"), axis=0)
