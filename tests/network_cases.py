@@ -90,5 +90,12 @@ def set_head(network, name, values):
     head.set_weights([np.zeros_like(head.get_weights()[0]), np.asarray(values, "float32")])
 
 
+def call(network, inputs):
+    """Outputs as NumPy arrays; of the network compiled as a whole on JAX, which else compiles each step by itself."""
+    if keras.config.backend() == "jax":
+        return network.predict_on_batch(inputs)
+    return keras.tree.map_structure(to_numpy, network(inputs))
+
+
 def to_numpy(tensor):
     return keras.ops.convert_to_numpy(tensor)

@@ -10,7 +10,9 @@ from autodiff import assert_gradient_matches_differences, value_and_gradient
 from keramorph.errors import OptionError, ShapeError
 from keramorph.networks import AffineNetwork, VoxelMorph
 from keramorph.networks.affine_fit import CentresOfMass, FitMatrix, FollowMatrix, SpreadMatrix, nearest_rotation
-from network_cases import SAME_ON_ALL, draw, draw_inputs, make_joint, stir, to_numpy
+from network_cases import SAME_ON_ALL, call, draw, draw_inputs, make_joint, stir, to_numpy
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 LAST = {"data_format": "channels_last"}
 SIZES = {2: (20, 31), 3: (20, 31, 14)}
@@ -198,11 +200,11 @@ def test_a_shift_shifts_the_points_before_any_training(kind):
     fixed = np.zeros((1, 40, 45, 1), "float32")
     fixed[:, 16:24, 16:28] = draw(1, 8, 12, 1)
     network = AffineNetwork((40, 45, 1), kind=kind, points=5, encoder=(4, 4))
-    outputs = network([fixed, np.roll(fixed, (4, -4), axis=(1, 2))])
+    outputs = call(network, [fixed, np.roll(fixed, (4, -4), axis=(1, 2))])
     expected = np.array([[1.0, 0.0, 4.0], [0.0, 1.0, -4.0], [0.0, 0.0, 1.0]])
-    np.testing.assert_allclose(to_numpy(outputs["matrix"])[0], expected, atol=1e-3)
-    np.testing.assert_allclose(to_numpy(outputs["displacement"]), np.full((1, 40, 45, 2), (4.0, -4.0)), atol=1e-3)
-    np.testing.assert_allclose(to_numpy(outputs["moved"]), fixed, atol=2e-3)
+    np.testing.assert_allclose(outputs["matrix"][0], expected, atol=1e-3)
+    np.testing.assert_allclose(outputs["displacement"], np.full((1, 40, 45, 2), (4.0, -4.0)), atol=1e-3)
+    np.testing.assert_allclose(outputs["moved"], fixed, atol=2e-3)
 
 
 @SAME_ON_ALL
@@ -215,10 +217,10 @@ def test_joint_network_moves_once_by_the_matrix_after_the_deformation():
     network = stir(make_joint((13, 18, 1)))
     affine, deformable = (layer for layer in network.layers if isinstance(layer, (AffineNetwork, VoxelMorph)))
     fixed, moving = draw_inputs(network, 13, 18)
-    outputs = {name: to_numpy(value)[0] for name, value in network([fixed, moving]).items()}
-    first = affine([fixed, moving])
-    u = to_numpy(deformable([fixed, to_numpy(first["moved"])])["displacement"])[0]
-    matrix = to_numpy(first["matrix"])[0]
+    outputs = {name: value[0] for name, value in call(network, [fixed, moving]).items()}
+    first = call(affine, [fixed, moving])
+    u = call(deformable, [fixed, first["moved"]])["displacement"][0]
+    matrix = first["matrix"][0]
     np.testing.assert_allclose(outputs["matrix"], matrix, atol=1e-5)
     places = np.stack(np.meshgrid(np.arange(13), np.arange(18), indexing="ij"), axis=-1)
     read = (places + u) @ matrix[:2, :2].T + matrix[:2, 2]

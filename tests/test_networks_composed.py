@@ -2,11 +2,14 @@
 
 import keras
 import numpy as np
+import pytest
 from scipy import ndimage
 
 from keramorph.networks import Cascade, ConditionalAtlas, ConditionalVoxelMorph, VoxelMorph
 from keramorph.networks.modulation import Modulate
-from network_cases import SAME_ON_ALL, WIDTHS, draw, draw_inputs, make_atlas, set_head, stir, to_numpy
+from network_cases import SAME_ON_ALL, WIDTHS, call, draw, draw_inputs, make_atlas, set_head, stir, to_numpy
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def read(image, displacement):
@@ -20,10 +23,10 @@ def test_cascades_displacement_is_that_of_warping_twice():
     first, second = (stir(VoxelMorph((13, 18, 1), **WIDTHS), seed=seed, amount=0.3) for seed in (1, 2))
     network = Cascade((13, 18, 1), networks=[first, second])
     fixed, moving = draw_inputs(network, 13, 18)
-    outputs = {name: to_numpy(value)[0] for name, value in network([fixed, moving]).items()}
-    u = to_numpy(first([fixed, moving])["displacement"])[0]
+    outputs = {name: value[0] for name, value in call(network, [fixed, moving]).items()}
+    u = call(first, [fixed, moving])["displacement"][0]
     moved = read(moving[0], u).astype("float32")
-    v = to_numpy(second([fixed, moved[None]])["displacement"])[0]
+    v = call(second, [fixed, moved[None]])["displacement"][0]
     assert min(np.abs(u).max(), np.abs(v).max()) > 0.3
     np.testing.assert_allclose(outputs["displacement"], v + read(u, v), atol=1e-4)
     np.testing.assert_allclose(outputs["moved"], read(moving[0], outputs["displacement"]), atol=1e-4)
@@ -33,7 +36,7 @@ def test_cascade_enlarges_what_a_network_finds_in_coarse_images():
     network = VoxelMorph((None, None, 1), **WIDTHS)
     set_head(network, "head", (0.5, -0.25))
     cascade = Cascade((13, 18, 1), networks=[network, network, network], factors=(4, 2, 1))
-    displacement = to_numpy(cascade(draw_inputs(cascade, 13, 18))["displacement"])
+    displacement = call(cascade, draw_inputs(cascade, 13, 18))["displacement"]
     np.testing.assert_allclose(displacement, np.full((1, 13, 18, 2), (3.5, -1.75)), atol=1e-5)
 
 
@@ -45,9 +48,9 @@ def test_saved_cascade_still_shares_its_weights(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "cascade.keras")
     assert loaded.count_params() == cascade.count_params()
     inputs = draw_inputs(cascade, 13, 18)
-    expected = to_numpy(cascade(inputs)["displacement"])
+    expected = call(cascade, inputs)["displacement"]
     assert np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(to_numpy(loaded(inputs)["displacement"]), expected, atol=1e-6)
+    np.testing.assert_allclose(call(loaded, inputs)["displacement"], expected, atol=1e-6)
 
 
 def test_modulation_is_its_formula():
@@ -67,17 +70,17 @@ def test_conditional_voxelmorph_is_voxelmorph_until_it_learns():
     head = stir(plain).get_layer("head").get_weights()
     network.get_layer("head").set_weights(head)
     fixed, moving = draw(2, 1, 13, 18, 1)
-    expected = to_numpy(plain([fixed, moving])["displacement"])
+    expected = call(plain, [fixed, moving])["displacement"]
     for smoothness in (0.0, 0.7):
-        found = network([fixed, moving, np.array([[smoothness]], "float32")])["displacement"]
-        np.testing.assert_allclose(to_numpy(found), expected, atol=1e-5)
+        found = call(network, [fixed, moving, np.array([[smoothness]], "float32")])["displacement"]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_smoothness_changes_each_pair_by_itself():
     network = stir(ConditionalVoxelMorph((13, 18, 1), **WIDTHS), amount=0.3)
     fixed, moving = (np.repeat(image, 2, axis=0) for image in draw(2, 1, 13, 18, 1))
     low, high, both = (
-        to_numpy(network([fixed, moving, np.array(values, "float32")])["displacement"])
+        call(network, [fixed, moving, np.array(values, "float32")])["displacement"]
         for values in ([[0.1], [0.1]], [[0.9], [0.9]], [[0.1], [0.9]])
     )
     np.testing.assert_allclose(both, [low[0], high[1]], atol=1e-5)
@@ -88,18 +91,18 @@ def test_atlas_starts_as_its_template_and_is_what_moves():
     network = make_atlas((13, 18, 1))
     template = draw(13, 18, 1, seed=5)
     network.get_layer("template").set_weights([template])
-    outputs = network(dict(zip(("fixed", "attributes"), draw_inputs(network, 13, 18), strict=True)))
-    np.testing.assert_allclose(to_numpy(outputs["atlas"])[0], template, atol=1e-3)
+    outputs = call(network, dict(zip(("fixed", "attributes"), draw_inputs(network, 13, 18), strict=True)))
+    np.testing.assert_allclose(outputs["atlas"][0], template, atol=1e-3)
     network.get_layer("change").set_weights([0.1 * draw(3, 3, 4, 1), np.zeros(1, "float32")])
     inner = next(layer for layer in network.layers if isinstance(layer, VoxelMorph))
     set_head(inner, "head", (1.5, -0.5))
     fixed, attributes = draw_inputs(network, 13, 18, batch=2)
-    outputs = {name: to_numpy(value) for name, value in network([fixed, attributes]).items()}
+    outputs = call(network, [fixed, attributes])
     assert np.abs(outputs["atlas"][0] - outputs["atlas"][1]).max() > 1e-3
     for b in range(2):
         np.testing.assert_allclose(outputs["moved"][b], read(outputs["atlas"][b], (1.5, -0.5)), atol=1e-4)
     reader = keras.Model(network.inputs[1], network.output["atlas"])
-    np.testing.assert_allclose(to_numpy(reader(attributes)), outputs["atlas"], atol=1e-6)
+    np.testing.assert_allclose(call(reader, attributes), outputs["atlas"], atol=1e-6)
 
 
 @SAME_ON_ALL

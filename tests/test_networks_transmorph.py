@@ -10,6 +10,8 @@ from keramorph.networks import TransMorph
 from keramorph.networks.window_attention import MergePatches, WindowAttention
 from network_cases import SAME_ON_ALL, draw, to_numpy
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 PUBLISHED = {
     "tiny": (0.24, {"width": 6, "depths": (2, 2, 4, 2), "heads": (2, 2, 4, 4)}),
     "small": (11.76, {"width": 48, "depths": (2, 2, 4, 2), "heads": (4, 4, 4, 4)}),

@@ -128,7 +128,8 @@ class FitMatrix(SpatialLayer):
                 f"Received: spacing={spacing!r}, ridge={ridge!r}."
             )
         self.kind = kind
-        self.spacing = tuple(map(float, lengths)) if lengths is spacing else float(lengths[0])
+        values = tuple(float(length) for length in lengths)
+        self.spacing = values if lengths is spacing else values[0]
         self.ridge = float(ridge)
 
     def transform(self, fixed_points: Array, moving_points: Array, reference: Array) -> Array:
