@@ -117,6 +117,7 @@ def test_package_lists_its_public_names(package):
     assert importlib.import_module(f"keramorph.{package}").__doc__.strip(" .")
 
 
+@pytest.mark.usefixtures("compile_quickly")
 @each_name()
 def test_docstring_has_an_example_that_runs(package, name, tmp_path, monkeypatch):
     value = find(package, name)
@@ -165,6 +166,7 @@ def test_takes_at_most_7_parameters_and_no_kwargs(package, name):
             )
 
 
+@pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize(
     ("package", "name"),
     [pytest.param(*pair, marks=pytest.mark.keras, id=".".join(pair)) for pair in NAMES if pair[0] in SERIALISED],
