@@ -44,6 +44,19 @@ def make_array(engine_name):
     return functools.partial(to_engine, engine_name)
 
 
+@pytest.fixture
+def compile_quickly():
+    """On JAX, without most of XLA's optimisations: on small arrays they take far longer than they save."""
+    if read_engine_name() != "jax":
+        yield
+        return
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def to_engine(engine_name: str, values):
     if engine_name == "tensorflow":
         import tensorflow

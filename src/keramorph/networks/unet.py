@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keramorph._keras import keras
-from keramorph.errors import OptionError, ShapeError
+from keramorph.errors import OptionError
+from keramorph.networks.convolution import check_image_shape, convolve, grow, join, pool
 from keramorph.networks.padding import CropToMatch, PadToMultiple
 
-_KINDS = {
-    1: ("Conv1D", "MaxPooling1D", "UpSampling1D"),
-    2: ("Conv2D", "MaxPooling2D", "UpSampling2D"),
-    3: ("Conv3D", "MaxPooling3D", "UpSampling3D"),
-}
+Widths = dict[str, tuple[int, ...]]
+"""Channels of the convolutions: `encoder`, `decoder` and `final`."""
 
 
 @keras.saving.register_keras_serializable(package="keramorph")
@@ -57,71 +55,45 @@ class UNet(keras.Model):
         **kwargs: Any,
     ) -> None:
         shape = check_image_shape("UNet", input_shape)
-        if not encoder or len(encoder) != len(decoder) or not final:
-            raise OptionError(
-                "UNet expects as many channels in `decoder` as in `encoder`, at least one, and one or more in `final`. "
-                f"Received: encoder={tuple(encoder)}, decoder={tuple(decoder)}, final={tuple(final)}."
-            )
+        widths = check_widths("UNet", encoder, decoder, final)
         policy = keras.dtype_policies.get(kwargs.pop("dtype", None) or keras.config.dtype_policy())
         image = keras.Input(shape, name="image")
         padded = PadToMultiple(2 ** len(encoder), data_format="channels_last", dtype=policy, name="pad")(image)
-        features = _connect(padded, encoder, decoder, final, policy)
+        features = connect(padded, widths, policy)
         features = CropToMatch(data_format="channels_last", dtype=policy, name="crop")([features, image])
         super().__init__(inputs=image, outputs=features, **kwargs)
-        self._config = {
-            "input_shape": shape,
-            "encoder": tuple(encoder),
-            "decoder": tuple(decoder),
-            "final": tuple(final),
-            "dtype": policy.name,
-        }
+        self._config = {"input_shape": shape, **widths, "dtype": policy.name}
 
     def get_config(self) -> dict[str, Any]:
         """Configuration from which `from_config` makes the model again."""
         return {**self._config, "name": self.name}
 
 
-def check_image_shape(model: str, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-    """Shape `(*spatial, channels)` as a tuple; raises `ShapeError` where no network can be built for it."""
-    shape = tuple(input_shape)
-    if len(shape) - 1 not in _KINDS or shape[-1] is None:
-        raise ShapeError(
-            f"{model} expects `input_shape` to be (*spatial, channels), with one to three spatial axes and a known "
-            f"number of channels. Received: input_shape={shape}. The batch axis is left out."
+def check_widths(model: str, encoder: Sequence[int], decoder: Sequence[int], final: Sequence[int]) -> Widths:
+    """Channels by name; raises `OptionError` where they do not make a U-Net."""
+    if not encoder or len(encoder) != len(decoder) or not final:
+        raise OptionError(
+            f"{model} expects as many channels in `decoder` as in `encoder`, at least one, and one or more in `final`. "
+            f"Received: encoder={tuple(encoder)}, decoder={tuple(decoder)}, final={tuple(final)}."
         )
-    return shape
+    return {"encoder": tuple(encoder), "decoder": tuple(decoder), "final": tuple(final)}
 
 
-def make_convolution(ndim: int, filters: int, **options: Any) -> Any:
-    """Convolution 3 wide in `ndim` dimensions that keeps the size; the options are those of the Keras layer."""
-    kind = getattr(keras.layers, _KINDS[ndim][0])
-    return kind(filters, 3, padding="same", data_format="channels_last", **options)
+def connect(features: Any, widths: Widths, policy: Any, modulate: Callable[[Any, str], Any] | None = None) -> Any:
+    """Features that a U-Net makes of others, whose sizes its poolings divide.
 
-
-def _connect(features: Any, encoder: Sequence[int], decoder: Sequence[int], final: Sequence[int], policy: Any) -> Any:
-    ndim = len(features.shape) - 2
-    pool, grow = (getattr(keras.layers, name) for name in _KINDS[ndim][1:])
+    `modulate`, where it is given, changes the features of each convolution before the leaky ReLU; it is called with
+    them and with the name of the convolution.
+    """
     skips = []
-    for level, filters in enumerate(encoder):
-        features = _convolve(features, filters, f"encoder_{level}", policy)
+    for level, filters in enumerate(widths["encoder"]):
+        features = convolve(features, filters, f"encoder_{level}", policy, modulate=modulate)
         skips.append(features)
-        features = pool(2, data_format="channels_last", dtype=policy, name=f"pool_{level}")(features)
-    for level, filters in reversed(list(enumerate(reversed(decoder)))):
-        features = _convolve(features, filters, f"decoder_{level}", policy)
-        features = grow(2, **_layout(ndim), dtype=policy, name=f"grow_{level}")(features)
-        features = keras.layers.Concatenate(dtype=policy, name=f"join_{level}")([features, skips[level]])
-    for index, filters in enumerate(final):
-        features = _convolve(features, filters, f"final_{index}", policy)
+        features = pool(features, f"pool_{level}", policy)
+    for level, filters in reversed(list(enumerate(reversed(widths["decoder"])))):
+        features = convolve(features, filters, f"decoder_{level}", policy, modulate=modulate)
+        features = grow(features, f"grow_{level}", policy)
+        features = join([features, skips[level]], f"join_{level}", policy)
+    for index, filters in enumerate(widths["final"]):
+        features = convolve(features, filters, f"final_{index}", policy, modulate=modulate)
     return features
-
-
-def _convolve(features: Any, filters: int, name: str, policy: Any) -> Any:
-    convolution = make_convolution(
-        len(features.shape) - 2, filters, kernel_initializer="he_normal", dtype=policy, name=name
-    )
-    return keras.layers.LeakyReLU(0.2, dtype=policy, name=f"{name}_relu")(convolution(features))
-
-
-def _layout(ndim: int) -> dict[str, str]:
-    """UpSampling1D alone has no data format: it is channels last."""
-    return {} if ndim == 1 else {"data_format": "channels_last"}

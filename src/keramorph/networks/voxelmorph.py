@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 from keramorph._keras import keras
-from keramorph.errors import OptionError
-from keramorph.layers import Exponentiate, ResizeDisplacement, Warp
-from keramorph.networks.padding import CropToMatch, PadToMultiple
-from keramorph.networks.unet import UNet, check_image_shape, make_convolution
-
-Mode = Literal["displacement", "velocity"]
+from keramorph.networks.convolution import check_image_shape, join, predict_field
+from keramorph.networks.padding import PadToMultiple
+from keramorph.networks.registration_network import (
+    Mode,
+    RegistrationNetwork,
+    check_mode,
+    integrate,
+    make_images,
+    move,
+    take_policy,
+)
+from keramorph.networks.unet import UNet, check_widths
 
 
 @keras.saving.register_keras_serializable(package="keramorph")
-class VoxelMorph(keras.Model):
+class VoxelMorph(RegistrationNetwork):
     """Model that registers two images: a dictionary of the image `moved` and the `displacement` that moves it.
 
     Called with `[fixed, moving]` or `{"fixed": ..., "moving": ...}`, both `(batch, *spatial, channels)`, channels last,
@@ -69,36 +75,14 @@ class VoxelMorph(keras.Model):
         **kwargs: Any,
     ) -> None:
         shape = check_image_shape("VoxelMorph", input_shape)
-        if mode not in get_args(Mode):
-            raise OptionError(f"VoxelMorph expects `mode` to be one of {get_args(Mode)}. Received: mode={mode!r}.")
-        policy = keras.dtype_policies.get(kwargs.pop("dtype", None) or keras.config.dtype_policy())
-        widths = {"encoder": tuple(encoder), "decoder": tuple(decoder), "final": tuple(final)}
-        fixed, moving = keras.Input(shape, name="fixed"), keras.Input(shape, name="moving")
-        field = _predict(fixed, moving, widths, policy)
-        if mode == "velocity":
-            field = _integrate(field, steps)
-        displacement = CropToMatch(data_format="channels_last", dtype="float32", name="displacement")([field, fixed])
-        moved = Warp(data_format="channels_last", dtype="float32", name="moved")([moving, displacement])
-        super().__init__(inputs=[fixed, moving], outputs={"moved": moved, "displacement": displacement}, **kwargs)
-        self._config = {"input_shape": shape, "mode": mode, "steps": steps, **widths, "dtype": policy.name}
-
-    def get_config(self) -> dict[str, Any]:
-        """Configuration from which `from_config` makes the model again."""
-        return {**self._config, "name": self.name}
-
-
-def _predict(fixed: Any, moving: Any, widths: dict[str, tuple[int, ...]], policy: Any) -> Any:
-    """Field on the padded grid, whose sizes all poolings and the half resolution divide."""
-    pair = keras.layers.Concatenate(dtype=policy, name="pair")([fixed, moving])
-    padded = PadToMultiple(2 ** len(widths["encoder"]), data_format="channels_last", dtype=policy, name="pad")(pair)
-    features = UNet(padded.shape[1:], **widths, dtype=policy, name="unet")(padded)
-    ndim = len(fixed.shape) - 2
-    near_zero = keras.initializers.RandomNormal(stddev=1e-5)
-    return make_convolution(ndim, ndim, kernel_initializer=near_zero, dtype="float32", name="head")(features)
-
-
-def _integrate(field: Any, steps: int) -> Any:
-    options: dict[str, Any] = {"data_format": "channels_last", "dtype": "float32"}
-    velocity = ResizeDisplacement(scale=0.5, **options, name="velocity")(field)
-    displacement = Exponentiate(steps=steps, **options, name="integrated")(velocity)
-    return ResizeDisplacement(scale=2.0, **options, name="full_resolution")(displacement)
+        check_mode("VoxelMorph", mode)
+        widths = check_widths("VoxelMorph", encoder, decoder, final)
+        policy = take_policy(kwargs)
+        fixed, moving = make_images(shape)
+        # The poolings and the half resolution of the velocity divide the padded sizes.
+        padding = PadToMultiple(2 ** len(encoder), data_format="channels_last", dtype=policy, name="pad")
+        padded = padding(join([fixed, moving], "pair", policy))
+        field = predict_field(UNet(padded.shape[1:], **widths, dtype=policy, name="unet")(padded), "head")
+        outputs = move(fixed, moving, integrate(field, steps) if mode == "velocity" else field)
+        config = {"input_shape": shape, "mode": mode, "steps": steps, **widths, "dtype": policy.name}
+        super().__init__([fixed, moving], outputs, config, **kwargs)

@@ -1,0 +1,148 @@
+"""The dual-stream network: features of both images by one encoder, matched and moved from coarse to fine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from keramorph._keras import keras
+from keramorph.errors import OptionError
+from keramorph.layers import Compose, ResizeDisplacement, Warp
+from keramorph.networks.convolution import check_image_shape, convolve, grow, join, pool, predict_field
+from keramorph.networks.correlation import Correlation
+from keramorph.networks.padding import PadToMultiple
+from keramorph.networks.registration_network import (
+    FIELD,
+    RegistrationNetwork,
+    check_counts,
+    make_images,
+    move,
+    take_policy,
+)
+
+
+@keras.saving.register_keras_serializable(package="keramorph")
+class DualStream(RegistrationNetwork):
+    """Model that registers two images by matching their features: a dictionary of `moved` and `displacement`.
+
+    Called with `[fixed, moving]` or `{"fixed": ..., "moving": ...}`, both `(batch, *spatial, channels)`, channels last,
+    on the same grid. The output is `{"moved": (batch, *spatial, channels), "displacement": (batch, *spatial, ndim)}`;
+    the displacement is float32 and in voxels, `moved(x) = moving(x + u(x))`. Any spatial size goes, also one that is
+    not known when the model is built. Untrained, the model leaves the image as it is.
+
+    One encoder sees either image by itself. From the coarsest level to the finest, the features of the moving image
+    are moved by the displacement so far, correlated with those of the fixed image at all displacements up to `radius`,
+    and from this correlation volume, the features, the displacement so far and what the coarser level has understood,
+    convolutions predict a further displacement, which is composed with the one so far. Each level adds motions of
+    its own size, so that with L levels matches as far away as about `radius * 2**L` voxels are seen. The layers
+    `displacement_1`, `displacement_2` and so on hold the displacements of the coarser levels, in voxels of their grids.
+
+    Args:
+        input_shape: Shape `(*spatial, channels)` of either image; a spatial size may be None.
+        radius: How far the features are correlated at each level, in voxels of the level.
+        encoder: Channels of the encoder, one level each, the first at full resolution.
+        decoder: Channels of the convolutions that predict, one level each, the first at the bottom.
+        finest: Level at which the refinement ends, 0 for full resolution; the displacement of level 1, at half of it,
+            is enlarged and takes an eighth of the memory in 3-D.
+        **kwargs: `name` and `dtype` of the Keras model; the data type policy is that of all its layers but the heads.
+
+    Raises:
+        ShapeError: If the input has not one to three spatial axes and a known number of channels.
+        OptionError: If an option cannot take its value.
+
+    Example:
+        >>> network = DualStream((40, 50, 1), encoder=(8, 16), decoder=(16, 8))
+        >>> network.output["displacement"].shape
+        (None, 40, 50, 2)
+        >>> network.get_layer("correlation_1").output.shape
+        (None, 20, 25, 9)
+
+    References:
+        Correlation at each level: Meng, Feng, Bi and Kim, "Correlation-aware Coarse-to-fine MLPs for Deformable Medical
+        Image Registration", 2024, doi:10.48550/arXiv.2406.00123. Composition of one displacement per level:
+        Wang, Ni and Wang, "Recursive Deformable Pyramid Network for Unsupervised Medical Image Registration", 2024,
+        doi:10.1109/TMI.2024.3362968. Matching the features of one encoder: Liu, Chen, Zuo, Carass and Prince, "Vector
+        Field Attention for Deformable Image Registration", 2024, doi:10.48550/arXiv.2407.10209.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int | None],
+        *,
+        radius: int = 1,
+        encoder: Sequence[int] = (16, 32, 32, 32),
+        decoder: Sequence[int] = (32, 32, 32, 16),
+        finest: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        shape = check_image_shape("DualStream", input_shape)
+        _check_design(radius, encoder, decoder, finest)
+        policy = take_policy(kwargs)
+        fixed, moving = make_images(shape)
+        extract = _make_encoder(shape, encoder, policy)
+        levels = list(zip(extract(fixed), extract(moving), reversed(list(decoder)), strict=True))
+        stage = None
+        for level in reversed(range(finest, len(levels))):
+            stage = _refine(level, levels[level], stage, radius, policy)
+        field = stage.displacement  # type: ignore[union-attr]
+        if finest:
+            field = ResizeDisplacement(scale=2.0**finest, **FIELD, name="full_resolution")(field)
+        config = {
+            "input_shape": shape,
+            "radius": radius,
+            "encoder": tuple(encoder),
+            "decoder": tuple(decoder),
+            "finest": finest,
+            "dtype": policy.name,
+        }
+        super().__init__([fixed, moving], move(fixed, moving, field), config, **kwargs)
+
+
+class _Stage(NamedTuple):
+    """What one level hands to the finer one."""
+
+    displacement: Any
+    features: Any
+
+
+def _check_design(radius: int, encoder: Sequence[int], decoder: Sequence[int], finest: int) -> None:
+    """Raise `OptionError` unless the options make a network."""
+    check_counts("DualStream", radius=radius, encoder=encoder, decoder=decoder)
+    if len(encoder) != len(decoder) or not 0 <= finest < len(encoder):
+        raise OptionError(
+            "DualStream expects as many channels in `decoder` as in `encoder`, and `finest` to be one of these levels. "
+            f"Received: encoder={tuple(encoder)}, decoder={tuple(decoder)}, finest={finest}."
+        )
+
+
+def _make_encoder(shape: tuple[int | None, ...], encoder: Sequence[int], policy: Any) -> Any:
+    """Model from an image to its features at each level, the finest first."""
+    image = keras.Input(shape, name="image")
+    pad = PadToMultiple(2 ** (len(encoder) - 1), data_format="channels_last", dtype=policy, name="pad")
+    features, every = pad(image), []
+    for level, filters in enumerate(encoder):
+        features = pool(features, f"pool_{level}", policy) if level else features
+        for index in range(2):
+            features = convolve(features, filters, f"encoder_{level}_{index}", policy)
+        every.append(features)
+    return keras.Model(image, every, name="encoder")
+
+
+def _refine(level: int, given: tuple[Any, Any, int], coarser: _Stage | None, radius: int, policy: Any) -> _Stage:
+    """Displacement and features of a level, from the features of both images and its number of channels."""
+    fixed, moving, filters = given
+    so_far = None
+    if coarser is not None:
+        so_far = ResizeDisplacement(scale=2.0, **FIELD, name=f"enlarged_{level}")(coarser.displacement)
+        moving = Warp(data_format="channels_last", dtype=policy, name=f"moved_{level}")([moving, so_far])
+    volume = Correlation(radius, data_format="channels_last", dtype=policy, name=f"correlation_{level}")
+    seen = [fixed, moving, volume([fixed, moving])]
+    if coarser is not None:
+        seen += [so_far, grow(coarser.features, f"grow_{level}", policy)]
+    features = join(seen, f"join_{level}", policy)
+    for index in range(2):
+        features = convolve(features, filters, f"decoder_{level}_{index}", policy)
+    if so_far is None:
+        return _Stage(predict_field(features, f"displacement_{level}"), features)
+    further = predict_field(features, f"head_{level}")
+    return _Stage(Compose(**FIELD, name=f"displacement_{level}")([so_far, further]), features)
