@@ -6,7 +6,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PACKAGES = (
-    "backend", "compat", "io", "layers", "losses", "metrics", "networks", "ops", "solver", "space", "transforms",
+    "backend", "compat", "io", "layers", "losses", "metrics", "networks", "ops", "solver", "space", "synthesis",
+    "transforms",
 )  # fmt: skip
 _NAMES = {
     "Grid": "space", "Image": "space",
