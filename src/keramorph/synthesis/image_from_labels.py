@@ -12,7 +12,7 @@ from keramorph.synthesis.random_blur import RandomBlur
 from keramorph.synthesis.random_effect import RandomEffect, scale_to_unit
 from keramorph.synthesis.random_field_of_view import RandomFieldOfView
 from keramorph.synthesis.random_gamma import RandomGamma
-from keramorph.synthesis.random_layer import RandomLayer, Range, broadcast_over, derive_seeds
+from keramorph.synthesis.random_layer import RandomLayer, Range, between, broadcast_over, derive_seeds
 from keramorph.synthesis.random_lesions import RandomLesions
 from keramorph.synthesis.random_slices import RandomSlices
 
@@ -112,9 +112,10 @@ class ImageFromLabels(RandomLayer):
 
     def _paint(self, labels: Array, ndim: int) -> Array:
         batch = ops.shape(labels)[0]
-        mean = self.draw_uniform((batch, self.num_labels), self.mean)
-        deviation = self.draw_uniform((batch, self.num_labels), self.sd)
-        masked = self.draw_uniform((batch, 1)) < self.black_background
+        shares = self.draw_uniform((batch, 2 * self.num_labels + 1))
+        mean = between(self.mean, shares[:, : self.num_labels])
+        deviation = between(self.sd, shares[:, self.num_labels : -1])
+        masked = shares[:, -1:] < self.black_background
         masked = ops.logical_and(masked, ops.arange(self.num_labels) == 0)
         mean, deviation = (ops.where(masked, 0.0, values) for values in (mean, deviation))
         # One table of all images, so that a voxel looks its label up by one number.

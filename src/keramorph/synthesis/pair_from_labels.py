@@ -135,4 +135,6 @@ class PairFromLabels(RandomLayer):
         return cls(**{**config, **parts})
 
     def _separate(self, labels: Array) -> Array:
-        return keras.ops.cast(keras.ops.equal(labels, np.array(self.scored, dtype="int32")), "float32")
+        """One channel for each scored label, by a table with a row for each label: far faster than comparing."""
+        table = np.eye(self.num_labels, dtype="float32")[:, list(self.scored)]
+        return keras.ops.take(table, keras.ops.clip(labels[..., 0], 0, self.num_labels - 1), axis=0)

@@ -11,7 +11,7 @@ from keramorph._keras import keras
 from keramorph._typing import Array
 from keramorph.synthesis.axis_products import multiply_axis
 from keramorph.synthesis.random_effect import RandomEffect
-from keramorph.synthesis.random_layer import Range, broadcast_over
+from keramorph.synthesis.random_layer import Range, between, broadcast_over
 
 ops = keras.ops
 
@@ -48,10 +48,11 @@ class RandomBlur(RandomEffect):
 
     def transform(self, image: Array) -> Array:
         """Blurred image."""
-        batch = ops.shape(image)[0]
-        for axis, size in enumerate(self.require_sizes(image), start=1):
-            sigma = self.draw_uniform((batch,), self.sigma)
-            image = multiply_axis(image, _weigh(sigma, size, self.sigma[1]), axis)
+        sizes = self.require_sizes(image)
+        shares = self.draw_shares(len(sizes), ops.shape(image)[0])
+        for axis, (size, share) in enumerate(zip(sizes, shares, strict=True), start=1):
+            weights = _weigh(between(self.sigma, share), size, self.sigma[1])
+            image = multiply_axis(image, weights, axis)
         return image
 
     def get_config(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from keramorph._keras import keras
 from keramorph._typing import Array
 from keramorph.synthesis.random_effect import RandomEffect, find_limits
-from keramorph.synthesis.random_layer import Range, broadcast_over
+from keramorph.synthesis.random_layer import Range, between, broadcast_over
 
 ops = keras.ops
 
@@ -50,12 +50,13 @@ class RandomFieldOfView(RandomEffect):
 
     def transform(self, image: Array) -> Array:
         """Image of a smaller field of view."""
-        batch, sizes = ops.shape(image)[0], self.require_sizes(image)
-        changed = ops.cast(self.draw_uniform((batch,)) < self.probability, "float32")
+        sizes = self.require_sizes(image)
+        lot, *shares = self.draw_shares(1 + 2 * len(sizes), ops.shape(image)[0])
+        changed = ops.cast(lot < self.probability, "float32")
         kept = None
         for axis, size in enumerate(sizes):
-            lost = changed * self.draw_uniform((batch,), self.lost)
-            start = broadcast_over(lost * self.draw_uniform((batch,)), 1)
+            lost = changed * between(self.lost, shares[2 * axis])
+            start = broadcast_over(lost * shares[2 * axis + 1], 1)
             middles = ops.convert_to_tensor((np.arange(size, dtype="float32")[None] + 0.5) / size)
             inside = ops.logical_and(middles >= start, middles <= start + 1.0 - broadcast_over(lost, 1))
             inside = ops.reshape(inside, (-1,) + (1,) * axis + (size,) + (1,) * (len(sizes) - axis))

@@ -39,8 +39,12 @@ class RandomLayer(keras.layers.Layer):
 
     def draw_uniform(self, shape: Sequence[Any], limits: tuple[float, float] = (0.0, 1.0)) -> Array:
         """Numbers between two limits, float32."""
-        low, high = limits
-        return low + (high - low) * keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
+        return between(limits, keras.random.uniform(shape, dtype="float32", seed=self.seed_generator))
+
+    def draw_shares(self, count: int, batch: Any) -> list[Array]:
+        """As many arrays `(batch,)` of numbers between 0 and 1; from one draw, each of which XLA compiles by itself."""
+        drawn = self.draw_uniform((count, batch))
+        return [drawn[index] for index in range(count)]
 
     def draw_normal(self, shape: Sequence[Any]) -> Array:
         """Numbers of mean 0 and variance 1, float32."""
@@ -129,6 +133,11 @@ def derive_seeds(seed: int | None, count: int) -> list[int | None]:
         return [None] * count
     # 30 bits: some backends keep seeds as signed integers.
     return [int(word) >> 2 for word in np.random.SeedSequence(seed).generate_state(count)]
+
+
+def between(limits: tuple[float, float], share: Array) -> Array:
+    """The number that lies a share of the way from one limit to the other."""
+    return limits[0] + (limits[1] - limits[0]) * share
 
 
 def broadcast_over(values: Array, axes: int) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from keramorph._keras import keras
 from keramorph._typing import Array
 from keramorph.synthesis.random_effect import RandomEffect, find_limits
-from keramorph.synthesis.random_layer import Range, broadcast_over
+from keramorph.synthesis.random_layer import Range, between, broadcast_over
 from keramorph.synthesis.smooth_noise import draw_smooth_noise
 
 ops = keras.ops
@@ -64,15 +64,17 @@ class RandomLesions(RandomEffect):
         """Image with spots."""
         batch, sizes = ops.shape(image)[0], self.require_sizes(image)
         low, high = find_limits(image)
-        outline = _IRREGULARITY * draw_smooth_noise(self, batch, sizes, scales=(max(self.radius[1] / 2, 1.0),))
-        for _ in range(self.count):
-            radius = broadcast_over(self.draw_uniform((batch,), self.radius), len(sizes))
-            distance = ops.sqrt(self._draw_distances(batch, sizes)) / radius + outline
+        outline = _IRREGULARITY * draw_smooth_noise(self, batch, sizes, scales=(self.radius[1],))
+        ndim, per_spot = len(sizes), 3 + len(sizes)
+        shares = self.draw_shares(self.count * per_spot, batch)
+        for spot in range(self.count):
+            lot, size, tone, *place = shares[spot * per_spot : (spot + 1) * per_spot]
+            radius = broadcast_over(between(self.radius, size), ndim)
+            distance = ops.sqrt(_square_distances(place, sizes)) / radius + outline
             inside = ops.clip((1.0 - distance) * radius + 0.5, 0.0, 1.0)
-            there = ops.cast(self.draw_uniform((batch,)) < self.probability, "float32")
-            opacity = (inside * broadcast_over(there, len(sizes)))[..., None]
-            intensity = low + (high - low) * broadcast_over(self.draw_uniform((batch,)), len(sizes) + 1)
-            image = image + opacity * (intensity - image)
+            there = ops.cast(lot < self.probability, "float32")
+            opacity = (inside * broadcast_over(there, ndim))[..., None]
+            image = image + opacity * (low + (high - low) * broadcast_over(tone, ndim + 1) - image)
         return image
 
     def get_config(self) -> dict[str, Any]:
@@ -80,11 +82,12 @@ class RandomLesions(RandomEffect):
         own = {"count": self.count, "radius": self.radius, "probability": self.probability}
         return {**super().get_config(), **own}
 
-    def _draw_distances(self, batch: Any, sizes: tuple[int, ...]) -> Array:
-        """Squared distance in voxels `(batch, *spatial)` from a random point."""
-        total = 0.0
-        for axis, size in enumerate(sizes):
-            centre = broadcast_over(self.draw_uniform((batch,), (-0.5, size - 0.5)), len(sizes))
-            shape = (1,) * (axis + 1) + (size,) + (1,) * (len(sizes) - 1 - axis)
-            total = total + ops.square(ops.reshape(np.arange(size, dtype="float32"), shape) - centre)
-        return total
+
+def _square_distances(place: list[Array], sizes: tuple[int, ...]) -> Array:
+    """Squared distances in voxels `(batch, *spatial)` from a point, a share of the way along each axis."""
+    total = 0.0
+    for axis, (share, size) in enumerate(zip(place, sizes, strict=True)):
+        centre = broadcast_over(share * size - 0.5, len(sizes))
+        shape = (1,) * (axis + 1) + (size,) + (1,) * (len(sizes) - 1 - axis)
+        total = total + ops.square(ops.reshape(np.arange(size, dtype="float32"), shape) - centre)
+    return total

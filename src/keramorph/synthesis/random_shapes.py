@@ -73,10 +73,7 @@ class RandomShapes(RandomLayer):
         field = draw_field(self, count, sizes, strength=self.strength, scales=self.scales, points=points)
         # Reflected, the noise beyond the edge is noise as well; extended, it would be stripes.
         noise = ops.warp(noise[..., None], field, boundary="reflect")[..., 0]
-        for axis, (size, n) in enumerate(zip(sizes, points, strict=True), start=1):
-            noise = multiply_axis(noise, weigh_enlargement(size, n), axis)
-        labels = keras.ops.argmax(keras.ops.reshape(noise, (-1, self.num_labels, *sizes)), axis=1)
-        return keras.ops.cast(labels, "int32")[..., None]
+        return self._find_largest(keras.ops.reshape(noise, (-1, self.num_labels, *points)), sizes)[..., None]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Shape of the label maps."""
@@ -91,3 +88,20 @@ class RandomShapes(RandomLayer):
         """Configuration from which `from_config` makes the layer again."""
         own = {"num_labels": self.num_labels, "scales": self.scales, "strength": self.strength}
         return {**super().get_config(), **own}
+
+    def _find_largest(self, noise: Array, sizes: tuple[int, ...]) -> Array:
+        """Index `(batch, *sizes)` of the largest of the noises `(batch, num_labels, *points)`.
+
+        One after the other: all of them at full size would take gigabytes, and longer.
+        """
+        labels = largest = None
+        for label in range(self.num_labels):
+            candidate = noise[:, label]
+            for axis, size in enumerate(sizes, start=1):
+                candidate = multiply_axis(candidate, weigh_enlargement(size, candidate.shape[axis]), axis)
+            if largest is None:
+                labels, largest = keras.ops.zeros_like(candidate, dtype="int32"), candidate
+            else:
+                labels = keras.ops.where(candidate > largest, label, labels)
+                largest = keras.ops.maximum(candidate, largest)
+        return keras.ops.cast(labels, "int32")

@@ -10,7 +10,7 @@ from keramorph._keras import keras
 from keramorph._typing import Array
 from keramorph.synthesis.axis_products import multiply_axis
 from keramorph.synthesis.random_effect import RandomEffect
-from keramorph.synthesis.random_layer import Range, broadcast_over
+from keramorph.synthesis.random_layer import Range, between, broadcast_over
 
 ops = keras.ops
 
@@ -56,11 +56,10 @@ class RandomSlices(RandomEffect):
 
     def transform(self, image: Array) -> Array:
         """Image of thick slices."""
-        batch, sizes = ops.shape(image)[0], self.require_sizes(image)
-        thickness = self.draw_uniform((batch,), self.thickness)
-        thickness = ops.where(self.draw_uniform((batch,)) < self.probability, thickness, 1.0)
-        chosen = ops.floor(self.draw_uniform((batch,), (0.0, float(len(sizes)))))
-        start = self.draw_uniform((batch,))
+        sizes = self.require_sizes(image)
+        share, lot, axes, start = self.draw_shares(4, ops.shape(image)[0])
+        thickness = ops.where(lot < self.probability, between(self.thickness, share), 1.0)
+        chosen = ops.floor(axes * len(sizes))
         for axis, size in enumerate(sizes):
             along = ops.where(ops.equal(chosen, float(axis)), ops.minimum(thickness, float(size)), 1.0)
             image = multiply_axis(image, _weigh(along, start * (along - 1.0), size), axis + 1)

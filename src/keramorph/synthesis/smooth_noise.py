@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from keramorph._keras import keras
 from keramorph._typing import Array
@@ -35,15 +38,19 @@ def draw_smooth_noise(
     # Never all zero, however small the shares that are drawn.
     shares = layer.draw_uniform((count, len(scales)), (1e-3, 1.0))
     shares = shares * ops.rsqrt(ops.sum(ops.square(shares), axis=-1, keepdims=True))
-    parts = []
-    for index, scale in enumerate(scales):
-        matrices = [weigh_noise(size, n, scale) for size, n in zip(sizes, points, strict=True)]
-        part = layer.draw_normal((count, *(matrix.shape[1] for matrix in matrices)))
-        part = part * broadcast_over(shares[:, index], len(matrices))
-        for axis, matrix in enumerate(matrices, start=1):
+    matrices = [[weigh_noise(size, n, scale) for size, n in zip(sizes, points, strict=True)] for scale in scales]
+    shapes = [tuple(matrix.shape[1] for matrix in each) for each in matrices]
+    # All nodes in one draw: XLA takes longest to compile random numbers, for each shape anew.
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    nodes = layer.draw_normal((count, int(ends[-1])))
+    total = 0.0
+    for index, (each, shape, end) in enumerate(zip(matrices, shapes, ends.tolist(), strict=True)):
+        part = nodes[:, end - math.prod(shape) : end] * shares[:, index : index + 1]
+        part = ops.reshape(part, (-1, *shape))
+        for axis, matrix in enumerate(each, start=1):
             part = multiply_axis(part, matrix, axis)
-        parts.append(part)
-    return sum(parts[1:], parts[0])
+        total = total + part
+    return total
 
 
 def draw_field(

@@ -34,9 +34,12 @@ class SyntheticPairs(keras.utils.PyDataset):
         seed: Seed of all batches. The states of the layers' own random numbers are left as they are.
 
     Attributes:
-        epoch: Number of the epoch, from 0 on. Set it to go on where a training stopped.
-        workers: Threads that draw ahead while the model trains; `use_multiprocessing` and `max_queue_size` as well are
-            those of `keras.utils.PyDataset`.
+        epoch: Number of the epoch; each call of `on_epoch_end` counts it on. `fit` makes one such call before its first
+            epoch. A training that is resumed with `initial_epoch=n` gets the batches that would have come once
+            `epoch` is set to n.
+        workers: Threads that draw ahead while the model trains, by default one that does not; with more than one, `fit`
+            begins with batches left over from its own preparations. `use_multiprocessing` and `max_queue_size` as well
+            are those of `keras.utils.PyDataset`.
 
     Raises:
         OptionError: If an option cannot take its value.
@@ -71,7 +74,9 @@ class SyntheticPairs(keras.utils.PyDataset):
         self.targets = None if targets is None else dict(targets)
         self._check_labels()
         self._check_targets()
-        self._draw = backend.use(keras.backend.backend()).xp.compile(self._draw_pair)
+        # TensorFlow draws several times faster in a graph. XLA would take longer to compile it than it ever saves.
+        graph = keras.backend.backend() == "tensorflow"
+        self._draw = backend.use("tensorflow").xp.compile(self._draw_pair) if graph else self._draw_pair
 
     @property
     def num_batches(self) -> int | None:
