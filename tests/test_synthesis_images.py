@@ -227,10 +227,10 @@ def test_labels_are_painted_by_means_and_deviations_of_their_own():
 
 def test_background_is_black_in_the_share_of_images_asked_for():
     recorder = Recorder()
-    ImageFromLabels(2, black_background=0.3, effects=[recorder], seed=10)(stripes(200, 2, size=5))
-    black = (recorder.seen[:, :5] == 0).all(axis=(1, 2, 3))
-    assert 0.18 < black.mean() < 0.42
-    assert (recorder.seen[:, 5:] != 0).any(axis=(1, 2, 3)).all()
+    ImageFromLabels(4, black_background=0.3, effects=[recorder], seed=10)(stripes(100, 4))
+    black = (recorder.seen[:, :40] == 0).all(axis=(1, 2, 3))
+    assert 0.16 < black.mean() < 0.44
+    assert (recorder.seen[:, 40:] != 0).any(axis=(1, 2, 3)).all()
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
@@ -244,8 +244,8 @@ def test_labels_of_any_data_type_larger_ones_as_the_largest(dtype):
 
 
 def test_default_images_run_from_0_to_1_and_differ():
-    labels = np.repeat(np.random.default_rng(0).integers(0, 3, (1, 12, 14, 1)), 2, axis=0)
-    image = to_numpy(ImageFromLabels(3, seed=12)(labels))
+    labels = np.repeat(np.random.default_rng(0).integers(0, 4, (1, 12, 14, 1)), 2, axis=0)
+    image = to_numpy(ImageFromLabels(4, seed=12)(labels))
     assert image.shape == labels.shape
     assert image.dtype == "float32"
     np.testing.assert_allclose(image.min(axis=tuple(range(1, image.ndim))), 0, atol=1e-6)

@@ -46,10 +46,11 @@ def policy():
     keras.config.set_dtype_policy(before)
 
 
-@pytest.mark.parametrize("sizes", [(12, 14), (9, 10, 11)])
+@pytest.mark.parametrize("sizes", [(12, 14), (5, 6, 7)])
 def test_pair_has_images_labels_and_displacement(sizes, policy):
     policy("mixed_float16")
-    pair = draw_pair(PairFromLabels(4, scored=(1, 3), seed=1), draw_labels(2, sizes))
+    image = ImageFromLabels(4, **PLAIN) if len(sizes) == 3 else None
+    pair = draw_pair(PairFromLabels(4, scored=(1, 3), image=image, seed=1), draw_labels(2, sizes))
     assert set(pair) == set(PARTS)
     assert {tensor.dtype.name for tensor in pair.values()} == {"float32"}
     channels = {"fixed_labels": 2, "moving_labels": 2, "displacement": len(sizes)}
@@ -77,7 +78,7 @@ def overlap(first, second, inside):
     return 2 * (first * second * inside).sum(axis=axes) / ((first + second) * inside).sum(axis=axes)
 
 
-@pytest.mark.parametrize(("sizes", "affine"), [((91, 80), False), ((91, 80), True), ((40, 33, 36), True)])
+@pytest.mark.parametrize(("sizes", "affine"), [((91, 80), False), ((40, 33, 36), True)])
 def test_true_displacement_lays_the_moving_labels_on_the_fixed_ones(sizes, affine):
     layer = PairFromLabels(
         2,
@@ -102,12 +103,12 @@ def test_no_deformation_leaves_the_label_map_and_no_displacement():
 
 def test_images_are_those_of_their_own_labels_in_contrasts_of_their_own():
     """Without noise and effects an image has one value per label, and the pair agrees in none of them."""
-    pair = draw_pair(PairFromLabels(4, image=ImageFromLabels(4, **PLAIN, seed=4), seed=5), draw_labels(1, (40, 40)))
+    pair = draw_pair(PairFromLabels(4, image=ImageFromLabels(4, **PLAIN, seed=4), seed=5), draw_labels(2, (12, 14)))
     means = []
     for side in ("fixed", "moving"):
-        tissue = [pair[side][pair[f"{side}_labels"][..., k] > 0] for k in range(4)]
-        assert max(np.ptp(values) for values in tissue) < 1e-6
-        means.append([values[0] for values in tissue])
+        tissue = [pair[side][0][pair[f"{side}_labels"][0][..., k] > 0] for k in range(4)]
+        assert max(np.ptp(values) for values in tissue if len(values)) < 1e-6
+        means.append([values[0] if len(values) else 0.0 for values in tissue])
     assert np.abs(np.subtract(*means)).max() > 0.1
 
 
