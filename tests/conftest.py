@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 
 ENGINES = ("numpy", "tensorflow", "jax", "torch")
-KERAS_PACKAGES = frozenset({"layers", "losses", "metrics", "networks", "compat", "training", "_keras"})
+KERAS_PACKAGES = frozenset({"layers", "losses", "metrics", "networks", "synthesis", "compat", "training", "_keras"})
 
 hypothesis.settings.register_profile(
     "keramorph",

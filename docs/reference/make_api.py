@@ -11,6 +11,7 @@ PACKAGES = (
     "losses",
     "metrics",
     "networks",
+    "synthesis",
     "training",
     "compat",
     "space",
