@@ -8,6 +8,7 @@ from scipy import ndimage
 from keramorph.errors import InputError, OptionError, ShapeError
 from keramorph.losses import MSE, NCC, Diffusion
 from keramorph.networks import VoxelMorph
+from keramorph.synthesis import PairFromLabels, SyntheticPairs
 from keramorph.training import RegistrationModel, RegistrationOptions, terms
 
 SIZE = (6, 8)
@@ -260,6 +261,22 @@ def test_fit_brings_the_loss_down_and_a_file_keeps_what_was_learned(tmp_path):
     np.testing.assert_array_equal(loaded.atlas[0], atlas)
     np.testing.assert_allclose(after, before, atol=1e-5)
     assert np.abs(before).max() > 0.5
+
+
+def test_synthetic_pairs_are_learned_from_by_the_overlap_of_their_labels():
+    keras.utils.set_random_seed(0)
+    pairs = SyntheticPairs((16, 16), pairs=PairFromLabels(3), batch_size=2, steps=2, seed=1)
+    model = RegistrationModel(make_network(), None, Diffusion(), options=RegistrationOptions(labels=1.0))
+    model.compile("adam")
+    (x,) = pairs[0]
+    fields = model.predict_on_batch({name: x[name] for name in ("fixed", "moving")})["displacement"]
+    found = model.evaluate(x, verbose=0, return_dict=True)
+    lost = [
+        1 - np.mean(overlap(x["fixed_labels"][k], warp(x["moving_labels"][k], field))) for k, field in enumerate(fields)
+    ]
+    assert found["labels"] == pytest.approx(np.mean(lost), rel=1e-4)
+    history = model.fit(pairs, epochs=1, verbose=0).history
+    assert sorted(history) == ["labels", "loss", "regularity"]
 
 
 def test_two_accumulated_batches_are_one_of_twice_the_size():
