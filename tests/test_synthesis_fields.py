@@ -11,6 +11,8 @@ from keramorph.synthesis import RandomAffine, RandomDeformation, RandomShapes, R
 from keramorph.synthesis.axis_products import multiply_axis, weigh_enlargement, weigh_noise
 from keramorph.synthesis.random_affine import divide_affine, move_by_affine
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 SIZES = [(5, 6, 7), (20, 13)]
 
 

@@ -17,6 +17,8 @@ from keramorph.synthesis import (
     RandomSlices,
 )
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 STRONG = {
     RandomBias: {"sd": (0.3, 0.5), "scale": 4.0},
     RandomBlur: {"sigma": (0.5, 1.5)},

@@ -19,6 +19,8 @@ from keramorph.synthesis import (
     SyntheticPairs,
 )
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 PARTS = ("fixed", "moving", "fixed_labels", "moving_labels", "displacement")
 PLAIN = {"sd": 0.0, "black_background": 0.0, "effects": []}
 
