@@ -8,7 +8,6 @@ from typing import Any
 from keramorph._keras import keras
 from keramorph.networks.convolution import check_image_shape, join, predict_field
 from keramorph.networks.modulation import Modulate
-from keramorph.networks.padding import PadToMultiple
 from keramorph.networks.registration_network import (
     Mode,
     RegistrationNetwork,
@@ -18,7 +17,7 @@ from keramorph.networks.registration_network import (
     move,
     take_policy,
 )
-from keramorph.networks.unet import check_widths, connect
+from keramorph.networks.unet import check_widths, connect, pad
 
 _HIDDEN = (32, 32)
 """Widths of the dense layers that read the smoothness."""
@@ -82,8 +81,7 @@ class ConditionalVoxelMorph(RegistrationNetwork):
         policy = take_policy(kwargs)
         fixed, moving = make_images(shape)
         smoothness = keras.Input((1,), name="smoothness")
-        padding = PadToMultiple(2 ** len(encoder), data_format="channels_last", dtype=policy, name="pad")
-        padded = padding(join([fixed, moving], "pair", policy))
+        padded = pad(join([fixed, moving], "pair", policy), widths, policy)
         condition = _read(smoothness, policy)
 
         def modulate(features: Any, name: str) -> Any:

@@ -9,6 +9,7 @@ from keramorph._keras import keras
 from keramorph.errors import OptionError
 from keramorph.networks.convolution import check_image_shape, convolve, grow, join, pool
 from keramorph.networks.padding import CropToMatch, PadToMultiple
+from keramorph.networks.registration_network import take_policy
 
 Widths = dict[str, tuple[int, ...]]
 """Channels of the convolutions: `encoder`, `decoder` and `final`."""
@@ -56,10 +57,9 @@ class UNet(keras.Model):
     ) -> None:
         shape = check_image_shape("UNet", input_shape)
         widths = check_widths("UNet", encoder, decoder, final)
-        policy = keras.dtype_policies.get(kwargs.pop("dtype", None) or keras.config.dtype_policy())
+        policy = take_policy(kwargs)
         image = keras.Input(shape, name="image")
-        padded = PadToMultiple(2 ** len(encoder), data_format="channels_last", dtype=policy, name="pad")(image)
-        features = connect(padded, widths, policy)
+        features = connect(pad(image, widths, policy), widths, policy)
         features = CropToMatch(data_format="channels_last", dtype=policy, name="crop")([features, image])
         super().__init__(inputs=image, outputs=features, **kwargs)
         self._config = {"input_shape": shape, **widths, "dtype": policy.name}
@@ -77,6 +77,11 @@ def check_widths(model: str, encoder: Sequence[int], decoder: Sequence[int], fin
             f"Received: encoder={tuple(encoder)}, decoder={tuple(decoder)}, final={tuple(final)}."
         )
     return {"encoder": tuple(encoder), "decoder": tuple(decoder), "final": tuple(final)}
+
+
+def pad(image: Any, widths: Widths, policy: Any) -> Any:
+    """An image with zeros around it, whose sizes the poolings of a U-Net divide."""
+    return PadToMultiple(2 ** len(widths["encoder"]), data_format="channels_last", dtype=policy, name="pad")(image)
 
 
 def connect(features: Any, widths: Widths, policy: Any, modulate: Callable[[Any, str], Any] | None = None) -> Any:

@@ -7,7 +7,6 @@ from typing import Any
 
 from keramorph._keras import keras
 from keramorph.networks.convolution import check_image_shape, join, predict_field
-from keramorph.networks.padding import PadToMultiple
 from keramorph.networks.registration_network import (
     Mode,
     RegistrationNetwork,
@@ -17,7 +16,7 @@ from keramorph.networks.registration_network import (
     move,
     take_policy,
 )
-from keramorph.networks.unet import UNet, check_widths
+from keramorph.networks.unet import UNet, check_widths, pad
 
 
 @keras.saving.register_keras_serializable(package="keramorph")
@@ -80,8 +79,7 @@ class VoxelMorph(RegistrationNetwork):
         policy = take_policy(kwargs)
         fixed, moving = make_images(shape)
         # The poolings and the half resolution of the velocity divide the padded sizes.
-        padding = PadToMultiple(2 ** len(encoder), data_format="channels_last", dtype=policy, name="pad")
-        padded = padding(join([fixed, moving], "pair", policy))
+        padded = pad(join([fixed, moving], "pair", policy), widths, policy)
         field = predict_field(UNet(padded.shape[1:], **widths, dtype=policy, name="unet")(padded), "head")
         outputs = move(fixed, moving, integrate(field, steps) if mode == "velocity" else field)
         config = {"input_shape": shape, "mode": mode, "steps": steps, **widths, "dtype": policy.name}
