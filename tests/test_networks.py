@@ -130,6 +130,14 @@ def test_unet_of_any_size_is_that_of_the_image_in_a_frame_of_zeros(size):
     np.testing.assert_allclose(to_numpy(network(image)), expected, atol=1e-5)
 
 
+def test_volumes_are_padded_in_a_graph_too_where_tensorflow_lost_what_convolutions_pad():
+    image = keras.Input((9, 11, 10, 1))
+    model = keras.Model(image, UNet((9, 11, 10, 1), **SMALL)(image))
+    model.compile(jit_compile=False)
+    volume = draw(1, 9, 11, 10, 1)
+    np.testing.assert_allclose(model.predict_on_batch(volume), to_numpy(model(volume)), atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["displacement", "velocity"])
 def test_known_and_unknown_sizes_give_the_same(mode):
     known, unknown = VoxelMorph((13, 18, 1), mode=mode, **SMALL), VoxelMorph((None, None, 1), mode=mode, **SMALL)

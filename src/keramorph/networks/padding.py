@@ -45,7 +45,10 @@ class PadToMultiple(SpatialLayer):
         missing = [self._missing(n) for n in keras.ops.shape(tensor)[1:-1]]
         if all(isinstance(m, int) and m == 0 for m in missing):
             return tensor
-        return keras.ops.pad(tensor, [[0, 0], *([m // 2, m - m // 2] for m in missing), [0, 0]])
+        # One voxel more, and off again: TensorFlow's graphs merge a plain padding with the 3-D convolution that follows
+        # and lose the padding of that.
+        padded = keras.ops.pad(tensor, [[0, 0], *([m // 2, m - m // 2 + 1] for m in missing), [0, 0]])
+        return padded[(slice(None), *(slice(-1) for _ in missing))]
 
     def infer_shape(self, tensor: Shape) -> Shape:
         """Shape of the padded tensor."""
