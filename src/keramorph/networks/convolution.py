@@ -38,12 +38,13 @@ def convolve(
     name: str,
     policy: Any,
     *,
+    size: int = 3,
     strides: int = 1,
     modulate: Callable[[Any, str], Any] | None = None,
 ) -> Any:
-    """Features after a convolution 3 wide and a leaky ReLU of slope 0.2, and what modulates them in between."""
+    """Features after a convolution and a leaky ReLU of slope 0.2, and what modulates them in between."""
     convolution = make_convolution(
-        count_axes(features), filters, strides=strides, kernel_initializer="he_normal", dtype=policy, name=name
+        count_axes(features), filters, size, strides=strides, kernel_initializer="he_normal", dtype=policy, name=name
     )
     features = convolution(features)
     if modulate is not None:
@@ -69,6 +70,12 @@ def pool(features: Any, name: str, policy: Any) -> Any:
     """Maximum of each 2 voxels along each axis."""
     kind = getattr(keras.layers, f"MaxPooling{count_axes(features)}D")
     return kind(2, data_format="channels_last", dtype=policy, name=name)(features)
+
+
+def standardize(features: Any, name: str, policy: Any) -> Any:
+    """Each channel less its mean over the image, divided by its standard deviation there."""
+    layer = keras.layers.GroupNormalization(-1, epsilon=1e-5, center=False, scale=False, dtype=policy, name=name)
+    return layer(features)
 
 
 def average(image: Any, factor: int, name: str, policy: Any = "float32") -> Any:

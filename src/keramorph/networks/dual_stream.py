@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 from keramorph._keras import keras
 from keramorph.errors import OptionError
 from keramorph.layers import Compose, ResizeDisplacement, Warp
-from keramorph.networks.convolution import check_image_shape, convolve, grow, join, pool, predict_field
+from keramorph.networks.convolution import (
+    check_image_shape,
+    convolve,
+    grow,
+    join,
+    pool,
+    predict_field,
+    standardize,
+)
 from keramorph.networks.correlation import Correlation
 from keramorph.networks.padding import PadToMultiple
 from keramorph.networks.registration_network import (
@@ -30,20 +38,22 @@ class DualStream(RegistrationNetwork):
     the displacement is float32 and in voxels, `moved(x) = moving(x + u(x))`. Any spatial size goes, also one that is
     not known when the model is built. Untrained, the model leaves the image as it is.
 
-    One encoder sees either image by itself. From the coarsest level to the finest, the features of the moving image
-    are moved by the displacement so far, correlated with those of the fixed image at all displacements up to `radius`,
-    and from this correlation volume, the features, the displacement so far and what the coarser level has understood,
-    convolutions predict a further displacement, which is composed with the one so far. Each level adds motions of
+    One encoder sees either image by itself; at each level its features are brought to mean 0 and variance 1 over the
+    image, whatever its contrast. From the coarsest level to the finest, the features of the moving image are moved by
+    the displacement so far, correlated with those of the fixed image at all displacements up to `radius`, and from this
+    correlation volume, the features, the displacement so far and what the coarser level has understood, convolutions
+    predict a further displacement, which is composed with the one so far. Each level adds motions of
     its own size, so that with L levels matches as far away as about `radius * 2**L` voxels are seen. The layers
     `displacement_1`, `displacement_2` and so on hold the displacements of the coarser levels, in voxels of their grids.
 
     Args:
         input_shape: Shape `(*spatial, channels)` of either image; a spatial size may be None.
         radius: How far the features are correlated at each level, in voxels of the level.
-        encoder: Channels of the encoder, one level each, the first at full resolution.
+        encoder: Channels of the encoder, one level each, the first at the finest.
         decoder: Channels of the convolutions that predict, one level each, the first at the bottom.
-        finest: Level at which the refinement ends, 0 for full resolution; the displacement of level 1, at half of it,
-            is enlarged and takes an eighth of the memory in 3-D.
+        finest: Level at which the refinement ends, 0 for full resolution. On the way to level 1, at half of it, the
+            images pass a strided convolution, and in the end the displacement is enlarged: in 3-D that takes an eighth
+            of the memory.
         **kwargs: `name` and `dtype` of the Keras model; the data type policy is that of all its layers but the heads.
 
     Raises:
@@ -79,11 +89,11 @@ class DualStream(RegistrationNetwork):
         _check_design(radius, encoder, decoder, finest)
         policy = take_policy(kwargs)
         fixed, moving = make_images(shape)
-        extract = _make_encoder(shape, encoder, policy)
-        levels = list(zip(extract(fixed), extract(moving), reversed(list(decoder)), strict=True))
+        extract = _make_encoder(shape, encoder, finest, policy)
+        levels = enumerate(zip(extract(fixed), extract(moving), reversed(list(decoder)), strict=True), start=finest)
         stage = None
-        for level in reversed(range(finest, len(levels))):
-            stage = _refine(level, levels[level], stage, radius, policy)
+        for level, given in reversed(list(levels)):
+            stage = _refine(level, given, stage, radius, policy)
         field = stage.displacement  # type: ignore[union-attr]
         if finest:
             field = ResizeDisplacement(scale=2.0**finest, **FIELD, name="full_resolution")(field)
@@ -98,6 +108,10 @@ class DualStream(RegistrationNetwork):
         super().__init__([fixed, moving], move(fixed, moving, field), config, **kwargs)
 
 
+_FINEST = range(4)
+"""Levels at which the refinement may end."""
+
+
 class _Stage(NamedTuple):
     """What one level hands to the finer one."""
 
@@ -108,22 +122,26 @@ class _Stage(NamedTuple):
 def _check_design(radius: int, encoder: Sequence[int], decoder: Sequence[int], finest: int) -> None:
     """Raise `OptionError` unless the options make a network."""
     check_counts("DualStream", radius=radius, encoder=encoder, decoder=decoder)
-    if len(encoder) != len(decoder) or not 0 <= finest < len(encoder):
+    if len(encoder) != len(decoder) or finest not in _FINEST:
         raise OptionError(
-            "DualStream expects as many channels in `decoder` as in `encoder`, and `finest` to be one of these levels. "
-            f"Received: encoder={tuple(encoder)}, decoder={tuple(decoder)}, finest={finest}."
+            "DualStream expects as many channels in `decoder` as in `encoder`, and `finest` to be one of "
+            f"{tuple(_FINEST)}. Received: encoder={tuple(encoder)}, decoder={tuple(decoder)}, finest={finest}."
         )
 
 
-def _make_encoder(shape: tuple[int | None, ...], encoder: Sequence[int], policy: Any) -> Any:
+def _make_encoder(shape: tuple[int | None, ...], encoder: Sequence[int], finest: int, policy: Any) -> Any:
     """Model from an image to its features at each level, the finest first."""
     image = keras.Input(shape, name="image")
-    pad = PadToMultiple(2 ** (len(encoder) - 1), data_format="channels_last", dtype=policy, name="pad")
-    features, every = pad(image), []
-    for level, filters in enumerate(encoder):
-        features = pool(features, f"pool_{level}", policy) if level else features
+    multiple = 2 ** (finest + len(encoder) - 1)
+    features, every = PadToMultiple(multiple, data_format="channels_last", dtype=policy, name="pad")(image), []
+    for step in range(finest):
+        # Four wide: the middle of what a voxel of the coarser level sees is its own.
+        features = convolve(features, encoder[0], f"stem_{step}", policy, size=4, strides=2)
+    for level, filters in enumerate(encoder, start=finest):
+        features = pool(features, f"pool_{level}", policy) if every else features
         for index in range(2):
             features = convolve(features, filters, f"encoder_{level}_{index}", policy)
+        features = standardize(features, f"standardized_{level}", policy)
         every.append(features)
     return keras.Model(image, every, name="encoder")
 
@@ -134,7 +152,9 @@ def _refine(level: int, given: tuple[Any, Any, int], coarser: _Stage | None, rad
     so_far = None
     if coarser is not None:
         so_far = ResizeDisplacement(scale=2.0, **FIELD, name=f"enlarged_{level}")(coarser.displacement)
-        moving = Warp(data_format="channels_last", dtype=policy, name=f"moved_{level}")([moving, so_far])
+        moving = Warp(boundary="nearest", data_format="channels_last", dtype=policy, name=f"moved_{level}")(
+            [moving, so_far]
+        )
     volume = Correlation(radius, data_format="channels_last", dtype=policy, name=f"correlation_{level}")
     seen = [fixed, moving, volume([fixed, moving])]
     if coarser is not None:
