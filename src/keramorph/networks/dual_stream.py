@@ -27,6 +27,7 @@ from keramorph.networks.registration_network import (
     move,
     take_policy,
 )
+from keramorph.weights import read_weights
 
 
 @keras.saving.register_keras_serializable(package="keramorph")
@@ -107,6 +108,27 @@ class DualStream(RegistrationNetwork):
         }
         super().__init__([fixed, moving], move(fixed, moving, field), config, **kwargs)
 
+    @classmethod
+    def from_preset(cls, name: str) -> DualStream:
+        """Return the trained network that comes with the package under a name.
+
+        Args:
+            name: `"shapes_2d"` or `"shapes_3d"`: trained on random shapes of random contrasts, to be run after an
+                affine alignment on images in [0, 1].
+
+        Raises:
+            OptionError: If there is none of this name.
+
+        Example:
+            >>> DualStream.from_preset("shapes_2d").input_shape[0]
+            (None, None, None, 1)
+        """
+        design, arrays = read_weights(name)
+        network = cls(**design)
+        for weight in network.weights:
+            weight.assign(arrays[weight.path])
+        return network
+
 
 _FINEST = range(4)
 """Levels at which the refinement may end."""
@@ -133,7 +155,8 @@ def _make_encoder(shape: tuple[int | None, ...], encoder: Sequence[int], finest:
     """Model from an image to its features at each level, the finest first."""
     image = keras.Input(shape, name="image")
     multiple = 2 ** (finest + len(encoder) - 1)
-    features, every = PadToMultiple(multiple, data_format="channels_last", dtype=policy, name="pad")(image), []
+    features = PadToMultiple(multiple, data_format="channels_last", dtype=policy, name="pad")(image)
+    every: list[Any] = []
     for step in range(finest):
         # Four wide: the middle of what a voxel of the coarser level sees is its own.
         features = convolve(features, encoder[0], f"stem_{step}", policy, size=4, strides=2)

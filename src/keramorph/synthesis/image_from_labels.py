@@ -78,8 +78,35 @@ class ImageFromLabels(RandomLayer):
 
     def call(self, labels: Any) -> Array:
         """Image of the label map."""
-        ndim = len(self.require_labels(labels))
-        image = self._paint(ops.cast(labels, "int32"), ndim)
+        self.require_labels(labels)
+        return self.paint(labels, self.draw_contrast(ops.shape(labels)[0]))
+
+    def draw_contrast(self, batch: Any) -> Array:
+        """Mean and standard deviation of each label, `(batch, num_labels, 2)`.
+
+        Args:
+            batch: Number of images.
+        """
+        shares = self.draw_uniform((batch, 2 * self.num_labels + 1))
+        mean = between(self.mean, shares[:, : self.num_labels])
+        deviation = between(self.sd, shares[:, self.num_labels : -1])
+        masked = shares[:, -1:] < self.black_background
+        masked = ops.logical_and(masked, ops.arange(self.num_labels) == 0)
+        return ops.stack([ops.where(masked, 0.0, values) for values in (mean, deviation)], axis=-1)
+
+    def paint(self, labels: Any, contrast: Array) -> Array:
+        """Images in given contrasts, with noise and effects of their own, scaled.
+
+        Args:
+            labels: Label maps `(batch, *spatial, 1)`.
+            contrast: What `draw_contrast` returned.
+        """
+        batch, ndim = ops.shape(labels)[0], len(labels.shape) - 2
+        # One table of all images, so that a voxel looks its label up by one number.
+        first = broadcast_over(ops.arange(batch) * self.num_labels, ndim + 1)
+        index = ops.clip(ops.cast(labels, "int32"), 0, self.num_labels - 1) + ops.cast(first, "int32")
+        mean, deviation = (ops.take(ops.reshape(contrast[..., k], (-1,)), index) for k in range(2))
+        image = mean + deviation * self.draw_normal(ops.shape(labels))
         for effect in self.effects:
             image = effect(image, training=True)
         return scale_to_unit(image)
@@ -109,20 +136,6 @@ class ImageFromLabels(RandomLayer):
         """The layer of a configuration."""
         effects = [keras.saving.deserialize_keras_object(effect) for effect in config["effects"]]
         return cls(**{**config, "effects": effects})
-
-    def _paint(self, labels: Array, ndim: int) -> Array:
-        batch = ops.shape(labels)[0]
-        shares = self.draw_uniform((batch, 2 * self.num_labels + 1))
-        mean = between(self.mean, shares[:, : self.num_labels])
-        deviation = between(self.sd, shares[:, self.num_labels : -1])
-        masked = shares[:, -1:] < self.black_background
-        masked = ops.logical_and(masked, ops.arange(self.num_labels) == 0)
-        mean, deviation = (ops.where(masked, 0.0, values) for values in (mean, deviation))
-        # One table of all images, so that a voxel looks its label up by one number.
-        first = broadcast_over(ops.arange(batch) * self.num_labels, ndim + 1)
-        index = ops.clip(labels, 0, self.num_labels - 1) + ops.cast(first, "int32")
-        mean, deviation = (ops.take(ops.reshape(values, (-1,)), index) for values in (mean, deviation))
-        return mean + deviation * self.draw_normal(ops.shape(labels))
 
 
 def _make_effects(seed: int | None) -> list[RandomEffect]:

@@ -39,6 +39,7 @@ class PairFromLabels(RandomLayer):
         image: Layer that paints, called once for each of the two images; None takes `ImageFromLabels(num_labels)`.
         deformation: What either map is deformed by; None takes `RandomDeformation()`.
         affine: What either map is moved by besides; None leaves affine maps out.
+        alike: Share of the pairs whose two images have one contrast, before the noise and the effects of each.
         seed: Seed of the random numbers, from which those of the layers made here are derived; None takes random ones.
         **kwargs: `name` and `dtype` of the Keras layer.
 
@@ -67,6 +68,7 @@ class PairFromLabels(RandomLayer):
         image: ImageFromLabels | None = None,
         deformation: RandomDeformation | None = None,
         affine: RandomAffine | None = None,
+        alike: float = 0.0,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,6 +82,7 @@ class PairFromLabels(RandomLayer):
         self.image = ImageFromLabels(self.num_labels, seed=seeds[0]) if image is None else image
         self.deformation = RandomDeformation(seed=seeds[1]) if deformation is None else deformation
         self.affine = affine
+        self.alike = self.to_share("alike", alike)
 
     def call(self, labels: Any) -> dict[str, Array]:
         """The pair, as a dictionary."""
@@ -96,9 +99,10 @@ class PairFromLabels(RandomLayer):
             between = move_by_affine(divide_affine(*matrices), to_fixed)
             to_fixed, to_moving = (move_by_affine(*one) for one in zip(matrices, (to_fixed, to_moving), strict=True))
         fixed, moving = (ops.warp(labels, displacement, order=0) for displacement in (to_fixed, to_moving))
+        contrasts = self._draw_contrasts(batch)
         return {
-            "fixed": self.image(fixed),
-            "moving": self.image(moving),
+            "fixed": self.image.paint(fixed, contrasts[0]),
+            "moving": self.image.paint(moving, contrasts[1]),
             "fixed_labels": self._separate(fixed),
             "moving_labels": self._separate(moving),
             "displacement": ops.compose(from_label_map, between),
@@ -126,13 +130,22 @@ class PairFromLabels(RandomLayer):
     def get_config(self) -> dict[str, Any]:
         """Configuration from which `from_config` makes the layer again."""
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in _PARTS}
-        return {**super().get_config(), "num_labels": self.num_labels, "scored": self.scored, **parts}
+        own = {"num_labels": self.num_labels, "scored": self.scored, "alike": self.alike}
+        return {**super().get_config(), **own, **parts}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> PairFromLabels:
         """The layer of a configuration."""
         parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in _PARTS}
         return cls(**{**config, **parts})
+
+    def _draw_contrasts(self, batch: Any) -> tuple[Array, Array]:
+        """Contrast of the fixed images, and of the moving ones."""
+        fixed, moving = (self.image.draw_contrast(batch) for _ in range(2))
+        if not self.alike:
+            return fixed, moving
+        alike = self.draw_uniform((batch, 1, 1)) < self.alike
+        return fixed, keras.ops.where(alike, fixed, moving)
 
     def _separate(self, labels: Array) -> Array:
         """One channel for each scored label, by a table with a row for each label: far faster than comparing."""
