@@ -12,9 +12,9 @@ from keramorph import backend
 from keramorph._typing import Array
 from keramorph.errors import ArrayTypeError, InputError, OptionError, ShapeError
 from keramorph.io import read_image
+from keramorph.preparation.intensity import Scaled, Span, measure_span, scale_intensity
 from keramorph.solver.config import Channels
 from keramorph.solver.hints import Known
-from keramorph.solver.intensity import Scaled, Span, measure_span, scale_intensity
 from keramorph.solver.mapping import to_engine
 from keramorph.solver.pyramid import Landmarks, Layer, finest_spacing
 from keramorph.solver.run import Initial
