@@ -14,9 +14,10 @@ import numpy as np
 from keramorph import backend, ops
 from keramorph.errors import ArrayTypeError, InputError, OptionError
 from keramorph.io import read_image
+from keramorph.preparation import finest_spacing
 from keramorph.solver import Config, LevelRecord, MetricChoice, Outcome, Progress, Solution
 from keramorph.solver.mapping import to_numpy
-from keramorph.solver.pyramid import Landmarks, finest_spacing
+from keramorph.solver.pyramid import Landmarks
 from keramorph.solver.scan import Scan, list_channels, read_images, read_initial, read_known, to_layers
 from keramorph.solver.search import Task, solve_all
 from keramorph.solver.trust import judge

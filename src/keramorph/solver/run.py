@@ -12,8 +12,9 @@ import numpy as np
 
 from keramorph import ops
 from keramorph._typing import Array
+from keramorph.preparation import finest_spacing
 from keramorph.solver.config import Config
-from keramorph.solver.pyramid import Level, finest_spacing
+from keramorph.solver.pyramid import Level
 from keramorph.solver.result import LevelRecord, Progress
 from keramorph.space import Grid
 

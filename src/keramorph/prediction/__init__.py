@@ -1,0 +1,9 @@
+"""Prediction: trained networks at work on images of any size and place, and how far each vector can be relied on.
+
+Keras is imported when a Keras model is loaded, and not before.
+"""
+
+from keramorph.prediction.network import ArrayNetwork
+from keramorph.prediction.predictor import Predictor
+
+__all__ = ["ArrayNetwork", "Predictor"]
