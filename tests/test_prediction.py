@@ -134,7 +134,7 @@ def test_tiles_make_the_field_of_the_whole(shape):
     found = predict_by_tiles(run, *pair, tile=32)
     assert np.abs(whole).max() > 1
     np.testing.assert_allclose(found, whole, atol=1e-4)
-    assert {size for size in itertools.chain(*tiles[1:])} <= {32, *(n for n in shape if n <= 32)}
+    assert set(itertools.chain(*tiles[1:])) <= {32, *(n for n in shape if n <= 32)}
     assert len(tiles) > 3
 
 

@@ -118,12 +118,12 @@ class Predictor:
             )
         grid = self.network.view.lay_grid(fixed.grid)
         still = np.eye(grid.ndim + 1)
-        sides = (("fixed image", fixed, still), ("moving image", moving, still if matrix is None else matrix))
-        seen = [
-            prepare_image(self._choose_channels(image, name), grid, AffineTransform(onto), name=name)[None]
-            for name, image, onto in sides
-        ]
-        return Prepared(*seen, grid)
+
+        def see(image: Image, onto: np.ndarray, name: str) -> np.ndarray:
+            return prepare_image(self._choose_channels(image, name), grid, AffineTransform(onto), name=name)[None]
+
+        onto = still if matrix is None else matrix
+        return Prepared(see(fixed, still, "fixed image"), see(moving, onto, "moving image"), grid)
 
     def run(self, pair: Prepared, smoothness: float) -> np.ndarray:
         """Return the displacement `(1, *spatial, ndim)` in voxels of a prepared pair."""

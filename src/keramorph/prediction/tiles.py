@@ -9,8 +9,8 @@ from functools import reduce
 import numpy as np
 
 ALIGNED = 16
-"""Tiles begin at multiples of so many voxels, the last one where it ends with the image: poolings then fall, for the most
-part, on the voxels that they fall on in the whole image."""
+"""Tiles begin at multiples of so many voxels, all but the last one, which ends with the image: poolings then fall on the
+voxels that they fall on in the whole image."""
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -67,7 +67,8 @@ def predict_by_tiles(run: Run, fixed: np.ndarray, moving: np.ndarray, *, tile: i
         tile: Longest edge of a tile in voxels, a multiple of `ALIGNED`.
     """
     shape = fixed.shape[1:-1]
-    starts, windows = ([make(n, tile) for n in shape] for make in (list_starts, make_windows))
+    starts = [list_starts(n, tile) for n in shape]
+    windows = [make_windows(n, tile) for n in shape]
     total = np.zeros((1, *shape, len(shape)), np.float32)
     for places in itertools.product(*(range(len(axis)) for axis in starts)):
         first = [axis[place] for axis, place in zip(starts, places, strict=True)]
