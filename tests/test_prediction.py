@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from keramorph.errors import ArrayTypeError, InputError, OptionError, ShapeError
-from keramorph.prediction import Predictor
+from keramorph.prediction import Predictor, predict_with_uncertainty
 from keramorph.prediction.network import View
 from keramorph.prediction.tiles import list_starts, make_windows, predict_by_tiles
 from keramorph.space import Grid, Image
@@ -173,3 +173,61 @@ def test_what_cannot_be_predicted_is_refused():
         Predictor(Plain(find=lambda f, m: np.zeros((1, 2, 2)))).predict(image, image)
     with pytest.raises(InputError, match="finite"):
         Predictor(Plain(find=lambda f, m: np.full((*f.shape[:-1], 2), np.nan))).predict(image, image)
+
+
+def pull(image, field):
+    """SciPy's linear interpolation of an image `(*spatial, channels)` at displaced voxels, its edge extended."""
+    places = np.indices(field.shape[:-1]) + np.moveaxis(field, -1, 0)
+    channels = [ndimage.map_coordinates(image[..., c], places, order=1, mode="nearest") for c in range(image.shape[-1])]
+    return np.stack(channels, axis=-1)
+
+
+def test_the_expected_error_is_the_spread_of_mirrored_predictions_and_the_miss_of_both_ways():
+    """Of a network that sees both images at a voxel, in a loop over what each mirror image makes of them."""
+
+    def find(fixed, moving):
+        return np.concatenate([2 * fixed - moving, fixed * moving + 0.3], axis=-1)
+
+    spacing, shape = 2.0, (14, 11)
+    images = [
+        Image(
+            ndimage.gaussian_filter(np.random.default_rng(s).random(shape), 1.5)[..., None],
+            Grid.from_spacing(shape, spacing),
+        )
+        for s in (0, 1)
+    ]
+    predictor = Predictor(Plain(2, 14, find))
+    found = predict_with_uncertainty(predictor, *images)
+    pair = predictor.prepare(*images)
+    there, misses = [], []
+    for mirror in ((), (0,), (1,)):
+        ways = []
+        for one, other in ((pair.fixed, pair.moving), (pair.moving, pair.fixed)):
+            field = find(*(np.flip(image[0], mirror) for image in (one, other)))
+            signs = [-1.0 if axis in mirror else 1.0 for axis in range(2)]
+            ways.append(np.flip(field, mirror) * signs)
+        there.append(ways[0])
+        misses.append(ways[0] + pull(ways[1], ways[0]))
+    mean = np.mean(there, axis=0)
+    squared = np.mean([((one - mean) ** 2).sum(axis=-1) for one in there], axis=0)
+    squared += np.mean([(miss**2).sum(axis=-1) for miss in misses], axis=0) / 2
+    np.testing.assert_allclose(found.transform.displacement, spacing * mean[..., ::-1], atol=1e-4)
+    np.testing.assert_allclose(found.error.array[..., 0], spacing * np.sqrt(squared), atol=1e-4)
+    assert found.error.grid.matches(found.transform.grid)
+
+
+def test_several_predictors_make_one_prediction_on_the_grid_of_the_first():
+    image = Image(np.random.default_rng(0).random((20, 16, 1)), Grid.from_spacing((20, 16)))
+
+    def shift(size):
+        return Plain(2, 20 if size < 2 else 10, lambda f, m: np.full((*f.shape[:-1], 2), size, np.float32))
+
+    predictors = [Predictor(shift(size)) for size in (0.0, 1.0, 2.0)]  # of 1, 1 and 2 mm: 0, 1 and 4 mm
+    found = predict_with_uncertainty(predictors, image, image)
+    assert found.transform.grid.shape == (20, 16)
+    np.testing.assert_allclose(found.transform.displacement, 5 / 3, atol=1e-5)
+    spread = 2 * np.var([0.0, 1.0, 4.0])
+    missed = 2 * np.mean(np.square([0.0, 2.0, 8.0])) / 2
+    np.testing.assert_allclose(found.error.array, np.sqrt(spread + missed), rtol=1e-5)
+    with pytest.raises(InputError, match=r"predictors=\[\]"):
+        predict_with_uncertainty([], image, image)

@@ -154,6 +154,18 @@ def to_transform(displacement: np.ndarray, grid: Grid) -> DisplacementTransform:
     return DisplacementTransform(from_voxel_displacement(displacement[0], grid), grid)
 
 
+def open_predictor(model: Any, *, tile: int | None = None) -> Any:
+    """Return what predicts displacements of images: the model itself where it does, or a `Predictor` of it.
+
+    Args:
+        model: A `Predictor`, or anything else whose `predict` takes what that of a `Predictor` takes; or what a
+            `Predictor` is made of.
+        tile: As for `Predictor`, where one is made.
+    """
+    ready = isinstance(model, Predictor) or not (is_keras_model(model) or isinstance(model, ArrayNetwork))
+    return model if ready and hasattr(model, "predict") else Predictor(model, tile=tile)
+
+
 def _open(model: Any) -> Network:
     if isinstance(model, str | Path):
         return KerasNetwork(load_model(Path(model)), name=str(model))

@@ -9,8 +9,8 @@ from functools import reduce
 import numpy as np
 
 ALIGNED = 16
-"""Tiles begin at multiples of so many voxels, all but the last one, which ends with the image: poolings then fall on the
-voxels that they fall on in the whole image."""
+"""Tiles begin at multiples of so many voxels, but for the last one, which ends with the image: poolings then fall on
+the voxels that they fall on in the whole image."""
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
