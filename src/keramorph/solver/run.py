@@ -64,10 +64,10 @@ class Run:
     config: Config
     listener: Listener | None
     initial: Initial | None = None
-    predicted: Array | None = None
     plan: str = ""
     began: float = field(default_factory=time.perf_counter)
     history: list[LevelRecord] = field(default_factory=list)
+    predicted: Array | None = None
 
     def deadline(self, grid: Grid) -> float:
         """When the deformation must end, on the clock of `time.perf_counter()`, if it ends on a grid."""
