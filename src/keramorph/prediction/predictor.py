@@ -52,6 +52,7 @@ class Predictor:
         tile: Longest edge in voxels, a multiple of 16, of the parts in which a larger image is seen one by one, so that
             memory stays within bounds. They overlap by a quarter, and their displacements fade into each other. None
             for the whole at once. A network that takes a single size sees all of that.
+        smoothness: From 0 to 1, for a network that takes one, wherever a prediction names no other; None for 0.5.
 
     Raises:
         ArrayTypeError: If the model is none of these.
@@ -70,7 +71,7 @@ class Predictor:
         ((16, 16), [3.0, 4.0])
     """
 
-    def __init__(self, model: Any, *, tile: int | None = None) -> None:
+    def __init__(self, model: Any, *, tile: int | None = None, smoothness: float | None = None) -> None:
         if tile is not None and (tile % ALIGNED or tile < _SMALLEST_TILE):
             raise OptionError(
                 f"`tile` is a multiple of {ALIGNED}, and at least {_SMALLEST_TILE}. Received: tile={tile!r}. Take 128 "
@@ -78,6 +79,8 @@ class Predictor:
             )
         self.tile = tile
         self.network = _open(model)
+        self.smoothness = smoothness
+        self.choose_smoothness(None)
 
     def predict(
         self, fixed: Image, moving: Image, *, matrix: np.ndarray | None = None, smoothness: float | None = None
@@ -89,7 +92,7 @@ class Predictor:
             moving: Moving image.
             matrix: Homogeneous matrix `(ndim + 1, ndim + 1)` in millimetres, from fixed to moving points, that aligns
                 the images beforehand: a point goes to `matrix @ (p + u(p))`. None where their headers do.
-            smoothness: From 0 to 1, for a network that takes one; None for 0.5.
+            smoothness: From 0 to 1, for a network that takes one; None for the predictor's own.
 
         Returns:
             u, on the grid on which the network saw the images.
@@ -99,9 +102,9 @@ class Predictor:
             OptionError: If there is a smoothness that the network does not take.
             ShapeError: If the images do not have the axes or the channels that the network takes.
         """
-        smoothness = self.network.choose_smoothness(smoothness)
+        chosen = self.choose_smoothness(smoothness)
         pair = self.prepare(fixed, moving, matrix=matrix)
-        return to_transform(self.run(pair, smoothness), pair.grid)
+        return to_transform(self.run(pair, chosen), pair.grid)
 
     def prepare(self, fixed: Image, moving: Image, *, matrix: np.ndarray | None = None) -> Prepared:
         """Return both images as the network is going to see them.
@@ -124,6 +127,14 @@ class Predictor:
 
         onto = still if matrix is None else matrix
         return Prepared(see(fixed, still, "fixed image"), see(moving, onto, "moving image"), grid)
+
+    def choose_smoothness(self, smoothness: float | None) -> float:
+        """Return the smoothness of a prediction that names this one, or None.
+
+        Raises:
+            OptionError: If the network does not take it.
+        """
+        return self.network.choose_smoothness(self.smoothness if smoothness is None else smoothness)
 
     def run(self, pair: Prepared, smoothness: float) -> np.ndarray:
         """Return the displacement `(1, *spatial, ndim)` in voxels of a prepared pair."""
@@ -152,18 +163,6 @@ class Predictor:
 def to_transform(displacement: np.ndarray, grid: Grid) -> DisplacementTransform:
     """Return a displacement `(1, *grid.shape, ndim)` in voxels as a transform in millimetres."""
     return DisplacementTransform(from_voxel_displacement(displacement[0], grid), grid)
-
-
-def open_predictor(model: Any, *, tile: int | None = None) -> Any:
-    """Return what predicts displacements of images: the model itself where it does, or a `Predictor` of it.
-
-    Args:
-        model: A `Predictor`, or anything else whose `predict` takes what that of a `Predictor` takes; or what a
-            `Predictor` is made of.
-        tile: As for `Predictor`, where one is made.
-    """
-    ready = isinstance(model, Predictor) or not (is_keras_model(model) or isinstance(model, ArrayNetwork))
-    return model if ready and hasattr(model, "predict") else Predictor(model, tile=tile)
 
 
 def _open(model: Any) -> Network:

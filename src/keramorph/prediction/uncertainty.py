@@ -31,6 +31,50 @@ class UncertainPrediction(NamedTuple):
     error: Image
 
 
+class Ensemble:
+    """Predictors as one, which `keramorph.register` takes as a model: it predicts their mean, as
+    `predict_with_uncertainty` does, and keeps the error to be expected.
+
+    Args:
+        predictors: One predictor, or some of networks that were trained by themselves.
+
+    Attributes:
+        error: Expected error of the last prediction, see `UncertainPrediction`; None before the first.
+
+    Raises:
+        InputError: If there is no predictor.
+
+    Example:
+        >>> class Shift:
+        ...     ndim, voxels = 2, 16
+        ...
+        ...     def predict(self, fixed, moving):
+        ...         return np.ones((*fixed.shape[:-1], 2), "float32")
+        >>> image = Image(np.eye(16)[..., None], Grid.from_spacing((16, 16)))
+        >>> ensemble = Ensemble([Predictor(Shift())])
+        >>> ensemble.predict(image, image).apply_points([2.0, 3.0]).round(3).tolist(), ensemble.error.channels
+        ([2.333, 3.333], 1)
+    """
+
+    def __init__(self, predictors: Sequence[Predictor]) -> None:
+        self.predictors = list(predictors)
+        self.error: Image | None = None
+        if not self.predictors:
+            raise InputError("At least one predictor was expected. Received: predictors=[]. Give Predictor(...).")
+
+    def predict(self, fixed: Image, moving: Image, *, matrix: np.ndarray | None = None) -> DisplacementTransform:
+        """Return the mean displacement from fixed to moving points.
+
+        Args:
+            fixed: Fixed image.
+            moving: Moving image.
+            matrix: As for `Predictor.predict`.
+        """
+        found = predict_with_uncertainty(self.predictors, fixed, moving, matrix=matrix)
+        self.error = found.error
+        return found.transform
+
+
 class _Sums:
     """Mean and spread of displacements that come one by one, and of what is left of each there and back."""
 
@@ -95,12 +139,10 @@ def predict_with_uncertainty(
         >>> found.error.array.shape, float(found.error.array.min()) > 1
         ((16, 16, 1), True)
     """
-    members = [predictors] if isinstance(predictors, Predictor) else list(predictors)
-    if not members:
-        raise InputError("At least one predictor was expected. Received: predictors=[]. Give Predictor(...).")
+    members = [predictors] if isinstance(predictors, Predictor) else Ensemble(predictors).predictors
     sums, grid = _Sums(), members[0].network.view.lay_grid(fixed.grid)
     for member in members:
-        chosen = member.network.choose_smoothness(smoothness)
+        chosen = member.choose_smoothness(smoothness)
         pair = member.prepare(fixed, moving, matrix=matrix)
         for there, back in _list_both_ways(member, pair, chosen, mirrored=len(members) == 1):
             sums.add(_read(there, grid), CompositeTransform([there, back]).displacement_on(grid))
