@@ -65,6 +65,19 @@ def test_a_right_prediction_is_taken_and_refined():
     assert errors[1] < 1.2
 
 
+def test_a_prediction_makes_up_for_the_coarsest_levels():
+    phantom, grid = Phantom(2, seed=2, radius=40.0), centred_grid((120, 100), 1.0)
+    pair = (phantom.picture(grid, through=wave), phantom.picture(grid))
+
+    def list_levels(model):
+        found = register(*pair, config=Config(iterations=2, model=model))
+        return [record.spacing for record in found.history if record.stage == "deformable"]
+
+    assert list_levels(None) == [8.0, 4.0, 2.0, 1.0]
+    assert list_levels(Known(undo(wave))) == [4.0, 2.0, 1.0]
+    assert list_levels(Known(lambda points, matrix: points + 9 * np.sin(points))) == [8.0, 4.0, 2.0, 1.0]
+
+
 def test_a_wrong_prediction_changes_nothing():
     _, _, pair = make_pair(height=3.0)
     known = Known(lambda points, matrix: points + 8 * np.sin(points[..., ::-1] / 3))

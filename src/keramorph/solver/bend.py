@@ -157,7 +157,7 @@ def _deform(cases: Sequence[Case]) -> list[Array]:
         if began > run.deadline(levels[-1].fixed.grid):
             continue
         backend.release_memory()
-        matching = (number > 1 or run.predicted is not None) and any(course.matching for course in courses)
+        matching = number > 1 and any(course.matching for course in courses)
         shown = _split(coarse.to_displacement(fields)) if matching else [None] * len(courses)
         members = [course.enter(number, displacement) for course, displacement in zip(courses, shown, strict=True)]
         algorithm = finest if number == len(levels) else coarse
