@@ -3,8 +3,7 @@
 Keras is imported when a Keras model is loaded, and not before.
 """
 
-from keramorph.prediction.network import ArrayNetwork
 from keramorph.prediction.predictor import Predictor
 from keramorph.prediction.uncertainty import Ensemble, UncertainPrediction, predict_with_uncertainty
 
-__all__ = ["ArrayNetwork", "Ensemble", "Predictor", "UncertainPrediction", "predict_with_uncertainty"]
+__all__ = ["Ensemble", "Predictor", "UncertainPrediction", "predict_with_uncertainty"]

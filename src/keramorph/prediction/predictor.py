@@ -48,7 +48,9 @@ class Predictor:
     Args:
         model: Path of a `.keras` file; or a Keras model: a `RegistrationModel`, or any network that is called with
             `[fixed, moving]`, or with a dictionary of them, and returns a dictionary with the `displacement` in voxels;
-            or an `ArrayNetwork`.
+            or an object that needs no framework, as below: it has `ndim`, the number of axes, `voxels`, how many of an
+            isotropic grid lie along the longest axis, and `predict`, which takes two images `(1, *spatial, 1)` float32
+            and returns the displacement `(1, *spatial, ndim)`.
         tile: Longest edge in voxels, a multiple of 16, of the parts in which a larger image is seen one by one, so that
             memory stays within bounds. They overlap by a quarter, and their displacements fade into each other. None
             for the whole at once. A network that takes a single size sees all of that.
