@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from keramorph.errors import ArrayTypeError, InputError, OptionError, ShapeError
 from keramorph.prediction import Predictor, predict_with_uncertainty
@@ -212,8 +212,30 @@ def test_the_expected_error_is_the_spread_of_mirrored_predictions_and_the_miss_o
     squared = np.mean([((one - mean) ** 2).sum(axis=-1) for one in there], axis=0)
     squared += np.mean([(miss**2).sum(axis=-1) for miss in misses], axis=0) / 2
     np.testing.assert_allclose(found.transform.displacement, spacing * mean[..., ::-1], atol=1e-4)
-    np.testing.assert_allclose(found.error.array[..., 0], spacing * np.sqrt(squared), atol=1e-4)
+    around = ndimage.gaussian_filter(squared, 4.0)
+    np.testing.assert_allclose(found.error.array[..., 0], spacing * np.sqrt(around), atol=1e-4)
     assert found.error.grid.matches(found.transform.grid)
+
+
+def test_errors_that_a_network_makes_by_chance_are_expected_where_it_makes_them():
+    """Of a network that is right but for noise, smooth and of its own at each call, ten times larger at one end."""
+    random, shape = np.random.default_rng(7), (64, 48)
+    amplitude = np.linspace(0.2, 2.0, shape[0])[:, None, None]
+
+    def find(fixed, moving):
+        noise = ndimage.gaussian_filter(random.standard_normal((*shape, 2)), (3, 3, 0))
+        flipped = fixed[0, :, 0, 0].argmax() > shape[0] // 2  # what the network sees is mirrored, and its flaws with it
+        return (amplitude[::-1] if flipped else amplitude) * noise[None] / noise.std()
+
+    ramp = np.zeros((*shape, 1))
+    ramp[3] = 1.0  # one bright line tells which end is which
+    image = Image(ramp, Grid.from_spacing(shape, 0.5))
+    found = predict_with_uncertainty(Predictor(Plain(2, 64, find)), image, image)
+    error = np.linalg.norm(found.transform.displacement, axis=-1)
+    assert stats.spearmanr(error, found.error.array[..., 0], axis=None).statistic > 0.45
+    # The mean of three errs by a third of the variance of each; they spread by two thirds, and miss by twice of it.
+    ratio = np.sqrt(np.mean(error**2) / np.mean(found.error.array**2))
+    assert ratio == pytest.approx(np.sqrt((1 / 3) / (2 / 3 + 2 / 2)), rel=0.15)
 
 
 def test_several_predictors_make_one_prediction_on_the_grid_of_the_first():
