@@ -41,6 +41,9 @@ def saved(tmp_path_factory):
     return path, network
 
 
+@pytest.mark.skipif(
+    keras.config.backend() == "jax", reason="as on the others, and another process compiles it all anew"
+)
 def test_a_file_is_enough_to_predict_in_a_process_that_knows_nothing_else(saved, tmp_path):
     """The field is the network's own, on the grid at the spacing of the training, in millimetres."""
     path, network = saved
