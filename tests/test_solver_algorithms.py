@@ -12,12 +12,12 @@ import scipy.interpolate
 
 from keramorph import backend, ops
 from keramorph.errors import OptionError
+from keramorph.preparation.intensity import scale_intensity
 from keramorph.registration import Config, register
 from keramorph.solver import solve
 from keramorph.solver.bspline import BSpline, evaluate, gather, list_bases, make_basis, make_diffusion
 from keramorph.solver.config import Algorithm
 from keramorph.solver.deformation import DeformationOptions, Member, deform
-from keramorph.solver.intensity import scale_intensity
 from keramorph.solver.pyramid import Layer, Level
 from keramorph.solver.similarity import LocalCorrelation
 from keramorph.solver.symmetric import Symmetric

@@ -11,11 +11,11 @@ from scipy.spatial.transform import Rotation
 
 from keramorph import ops
 from keramorph.errors import InputError
+from keramorph.preparation.intensity import scale_intensity
 from keramorph.solver.affine import AffineOptions, _measure_change, _measure_strain, _Problem
 from keramorph.solver.bend import _doubt
 from keramorph.solver.deformation import DeformationOptions, Member
 from keramorph.solver.greedy import Greedy
-from keramorph.solver.intensity import scale_intensity
 from keramorph.solver.mapping import locate, measure_inside, voxel_matrix, voxel_positions, weigh
 from keramorph.solver.minimise import minimise
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, list_spacings, smoothing_width, window_size

@@ -9,7 +9,8 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from keramorph.errors import FileError, InputError, OptionError
-from keramorph.training import Pair, PairDataset, PairOptions, pair_bids, pair_folder, preparation, read_pairs
+from keramorph.preparation import reading
+from keramorph.training import Pair, PairDataset, PairOptions, pair_bids, pair_folder, read_pairs
 from keramorph.transforms import AffineTransform
 
 LABELS = (3, 7)
@@ -203,7 +204,7 @@ def test_what_was_made_of_files_is_kept_on_disk_until_they_change(files, tmp_pat
     kept = sorted(path.name for path in cache.iterdir())
     assert len(kept) == 2
     with monkeypatch.context() as changed:
-        changed.setattr(preparation, "read_image", lambda path: pytest.fail(f"{path} was read again"))
+        changed.setattr(reading, "read_image", lambda path: pytest.fail(f"{path} was read again"))
         again = PairDataset(pairs, OPTIONS, seed=None, cache=cache)[0]
     for name, array in before.items():
         np.testing.assert_array_equal(array, again[name])

@@ -9,7 +9,7 @@ from keramorph.errors import InputError, OptionError, ShapeError
 from keramorph.losses import MSE, NCC, Diffusion
 from keramorph.networks import VoxelMorph
 from keramorph.synthesis import PairFromLabels, SyntheticPairs
-from keramorph.training import RegistrationModel, RegistrationOptions, terms
+from keramorph.training import PairOptions, RegistrationModel, RegistrationOptions, terms
 
 SIZE = (6, 8)
 SMALL = {"encoder": (4,), "decoder": (4,), "final": (4,)}
@@ -244,7 +244,8 @@ def test_fit_brings_the_loss_down_and_a_file_keeps_what_was_learned(tmp_path):
     keras.utils.set_random_seed(0)
     pairs = make_pairs()
     atlas = pairs["fixed"][0]
-    model = RegistrationModel(make_network(), NCC(), Diffusion(), atlas=atlas, name="mine")
+    grid = PairOptions((16, 16), spacing=(1.5, 2.0), labels=(3,))
+    model = RegistrationModel(make_network(), NCC(), Diffusion(), atlas=atlas, preparation=grid, name="mine")
     model.compile(keras.optimizers.Adam(0.02), jit_compile=JIT)
     subjects = {"moving": pairs["moving"]}
     history = model.fit(subjects, batch_size=4, epochs=12, verbose=0).history
@@ -253,7 +254,8 @@ def test_fit_brings_the_loss_down_and_a_file_keeps_what_was_learned(tmp_path):
     assert len(model.trainable_variables) == len(model.network.trainable_variables)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    kept = ("name", "similarity", "regularity", "options", "atlas")
+    assert loaded.preparation == grid
+    kept = ("name", "similarity", "regularity", "options", "preparation", "atlas")
     assert [loaded.get_config()[key] for key in kept] == [model.get_config()[key] for key in kept]
     # The atlas is kept, and is what `fixed` is for the network.
     before = model.predict(subjects, verbose=0)["displacement"]

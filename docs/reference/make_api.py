@@ -13,6 +13,7 @@ PACKAGES = (
     "networks",
     "synthesis",
     "training",
+    "prediction",
     "compat",
     "space",
     "transforms",

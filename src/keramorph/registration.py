@@ -11,20 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from keramorph import backend, ops
+from keramorph import backend
 from keramorph.errors import ArrayTypeError, InputError, OptionError
 from keramorph.io import read_image
-from keramorph.solver import Config, LevelRecord, MetricChoice, Outcome, Progress, Solution
+from keramorph.prediction.opening import open_predictor
+from keramorph.preparation import finest_spacing
+from keramorph.solver import Config, LevelRecord, MetricChoice, Outcome, Progress, Solution, StartChoice
 from keramorph.solver.mapping import to_numpy
-from keramorph.solver.pyramid import Landmarks, finest_spacing
+from keramorph.solver.pyramid import Landmarks
 from keramorph.solver.scan import Scan, list_channels, read_images, read_initial, read_known, to_layers
 from keramorph.solver.search import Task, solve_all
-from keramorph.solver.trust import judge
+from keramorph.solver.trust import judge, measure_field
 from keramorph.space import Image
 from keramorph.transforms import (
     AffineTransform,
     CompositeTransform,
     DisplacementTransform,
+    Transform,
     from_voxel_displacement,
 )
 
@@ -46,18 +49,20 @@ class RegistrationResult:
         inverse: From moving to fixed points.
         outcome: Whether the result can be trusted, and what speaks against it.
         metric: What the images were compared by, and why.
-        metrics: Numbers by name. `loss_start`, `loss_affine` (or `loss_rigid`, `loss_similarity`) and `loss_deformable`
-            are 1 minus the similarity, by the metric on the grid of the displacement, and what a `Scan`
-            adds; `overlap` is the share of the fixed image inside the moving one and `contrast` how much
-            more alike they are than when shifted apart; `folds_percent`, `jacobian_min` and `jacobian_max`
-            describe the local change of volume; `displacement_mean_mm` and `displacement_max_mm` the
-            deformable part, and `spacing_mm` its finest spacing; `inverse_residual_mean_mm` and
-            `inverse_residual_max_mm` the error of the inverse, `inverse_residual_mean_voxels` that in units
-            of this spacing; `seconds_affine`, `seconds_deformable` and `seconds_total` the time, of all pairs that
-            were deformed together, and since the first of them was read, where there were several. With
-            landmarks, `landmarks_start_mm`, `landmarks_mean_mm` and `landmarks_max_mm` are their distances.
+        metrics: Numbers by name. `loss_start`, `loss_affine` (or `loss_rigid`, `loss_similarity`), `loss_predicted` (of
+            what a model predicted, where the deformation began from that) and `loss_deformable` are 1 minus the
+            similarity, by the metric on the grid of the displacement, and what a `Scan` adds; `overlap` is the share of
+            the fixed image inside the moving one and `contrast` how much more alike they are than when shifted apart;
+            `folds_percent`, `jacobian_min` and `jacobian_max` describe the local change of volume;
+            `displacement_mean_mm` and `displacement_max_mm` the deformable part, and `spacing_mm` its finest spacing;
+            `inverse_residual_mean_mm` and `inverse_residual_max_mm` the error of the inverse,
+            `inverse_residual_mean_voxels` that in units of this spacing; `seconds_affine`, `seconds_deformable` and
+            `seconds_total` the time, of all pairs that were deformed together, and since the first of them was read,
+            where there were several. With landmarks, `landmarks_start_mm`, `landmarks_mean_mm` and `landmarks_max_mm`
+            are their distances.
         history: Losses and seconds of each level.
         config: The parameters.
+        start: What the deformation began from, and why; None where no model predicted a start.
 
     Example:
         >>> rows, columns = np.mgrid[:32, :32]
@@ -77,6 +82,7 @@ class RegistrationResult:
     metrics: dict[str, float]
     history: tuple[LevelRecord, ...] = field(repr=False)
     config: Config
+    start: StartChoice | None = None
 
     def apply(self, image: Any, *, labels: bool = False) -> Image:
         """Return another image of the moving space as seen from the fixed grid.
@@ -187,8 +193,9 @@ def register(
     """
     began = time.perf_counter()
     config = Config() if config is None else config
+    model = _open_model(config)
     given = _read((fixed, moving), masks, initial, config, _choose_arrays(engine))
-    (solution,) = solve_all(_hand_over([given], [progress]), config)
+    (solution,) = solve_all(_hand_over([given], [progress], model), config)
     return _wrap_up(given, solution, config, began)
 
 
@@ -237,7 +244,7 @@ def register_batch(
     """
     began = time.perf_counter()
     config = Config() if config is None else config
-    like, pairs = _choose_arrays(engine), list(pairs)
+    like, pairs, model = _choose_arrays(engine), list(pairs), _open_model(config)
     if not pairs:
         raise OptionError("At least one pair of images was expected. Received: pairs=[]. Give (fixed, moving) tuples.")
     given = []
@@ -246,7 +253,7 @@ def register_batch(
         with _name_pair(number):
             given.append(_read(_check_two(pair, "images"), _check_two(mask, "masks"), start, config, like))
     listeners = [None if progress is None else partial(progress, number) for number in range(len(pairs))]
-    solutions = solve_all(_hand_over(given, listeners), config)
+    solutions = solve_all(_hand_over(given, listeners, model), config)
     return [_wrap_up(one, solution, config, began) for one, solution in zip(given, solutions, strict=True)]
 
 
@@ -291,10 +298,18 @@ class _Given:
     tasks: list[Task]
 
 
-def _hand_over(given: Sequence[_Given], listeners: Sequence[Callable[[Progress], None] | None]) -> Iterator[Task]:
+def _hand_over(
+    given: Sequence[_Given], listeners: Sequence[Callable[[Progress], None] | None], model: Any
+) -> Iterator[Task]:
     """What the solver takes, which nobody else holds: it may let go of the images."""
     for one, listener in zip(given, listeners, strict=True):
-        yield replace(one.tasks.pop(), listener=listener)
+        predict = None if model is None else partial(_predict, model, one.fixed, one.moving)
+        yield replace(one.tasks.pop(), listener=listener, predict=predict)
+
+
+def _predict(model: Any, fixed: Image, moving: Image, matrix: np.ndarray) -> Transform:
+    """The displacement that a model finds of two images once a matrix has aligned them."""
+    return model.predict(fixed, moving, matrix=matrix)
 
 
 def _read(pair: tuple[Any, Any], masks: tuple[Any, Any], initial: Any, config: Config, like: Any) -> _Given:
@@ -307,6 +322,18 @@ def _read(pair: tuple[Any, Any], masks: tuple[Any, Any], initial: Any, config: C
     channels = list_channels(images, masks, config.channels)
     layers = to_layers(channels, like, together=config.metric == "mse")
     return _Given(fixed, moving, known.landmarks, [Task(*layers, known, start)])
+
+
+def _open_model(config: Config) -> Any:
+    """What predicts a start of the deformation; None without a model."""
+    if config.model is None:
+        return None
+    if config.transform != "deformable":
+        raise OptionError(
+            f"A model predicts a displacement, for a deformable transform. Received: transform={config.transform!r} "
+            "and a model. Leave one of the two out."
+        )
+    return open_predictor(config.model)
 
 
 def _choose_arrays(engine: str) -> Any:
@@ -345,7 +372,7 @@ def _wrap_up(given: _Given, solution: Solution, config: Config, began: float) ->
         **{f"loss_{name}": loss for name, loss in solution.losses.items()},
         "overlap": solution.overlap,
         "contrast": solution.contrast,
-        **_measure_field(solution, field_mm),
+        **measure_field(solution, field_mm),
         "inverse_residual_mean_mm": float(residual.mean()),
         "inverse_residual_max_mm": float(residual.max()),
         "inverse_residual_mean_voxels": float(residual.mean()) / finest_spacing(solution.grid),
@@ -354,25 +381,9 @@ def _wrap_up(given: _Given, solution: Solution, config: Config, began: float) ->
     }
     inverse = CompositeTransform([affine.inverse(), back] if bends else [affine.inverse()])
     outcome = judge(solution, folds=metrics["folds_percent"])
-    result = RegistrationResult(
-        fixed, moving, moved, transform, inverse, outcome, solution.metric, metrics, solution.history, config
-    )
+    found = (solution.metric, metrics, solution.history, config, solution.start)
+    result = RegistrationResult(fixed, moving, moved, transform, inverse, outcome, *found)
     return result if landmarks is None else _measure_landmarks(result, *landmarks)
-
-
-def _measure_field(solution: Solution, field_mm: np.ndarray) -> dict[str, float]:
-    """Numbers on the displacement."""
-    determinant = to_numpy(ops.jacobian_determinant(solution.displacement))
-    determinant = determinant * np.linalg.det(solution.matrix)
-    length = np.sqrt(np.einsum("...i,...i->...", field_mm, field_mm))
-    return {
-        "folds_percent": float(100 * np.mean(determinant <= 0)),
-        "jacobian_min": float(determinant.min()),
-        "jacobian_max": float(determinant.max()),
-        "displacement_mean_mm": float(length.mean()),
-        "displacement_max_mm": float(length.max()),
-        "spacing_mm": finest_spacing(solution.grid),
-    }
 
 
 def _add_seconds(solution: Solution, stage: str) -> float:

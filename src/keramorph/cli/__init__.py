@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from keramorph.cli import apply, demo, info, register
+from keramorph.cli import apply, demo, info, predict, register
 
 __all__ = ["app", "main"]
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(register.register)
+app.command()(predict.predict)
 app.command()(apply.apply)
 app.command()(demo.demo)
 app.command()(info.info)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from keramorph.errors import FileError
 
-WRITTEN = frozenset({"moved", "transform", "inverse", "summary", "report"})
+WRITTEN = frozenset({"moved", "transform", "inverse", "summary", "report", "uncertainty"})
 """Names, without their endings, of the files that a registration leaves."""
 
 

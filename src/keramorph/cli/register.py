@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from keramorph.cli.command import DONE, NOT_TRUSTWORTHY, guard
+from keramorph.cli.command import DONE, guard
+from keramorph.cli.outcome import end, summarise
 from keramorph.cli.output import check_free, check_inputs_apart, stage
 from keramorph.cli.progress import show_registration
 from keramorph.errors import OptionError
@@ -80,6 +81,10 @@ def register(
     channels: Annotated[Channels | None, typer.Option(help="What of colours: their mean, or each of them.")] = None,
     transform: Annotated[Transform | None, typer.Option(help="What may be found; the last one by default.")] = None,
     algorithm: Annotated[Algorithm | None, typer.Option(help="How a deformation is found.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Trained network, .keras, whose displacement is one more start."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Parameters, .yaml, or summary.json of an earlier run.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show all parameters, and end.")] = False,
     initial: Annotated[Path | None, typer.Option(help="Transform to start from, instead of a search.")] = None,
@@ -110,7 +115,8 @@ def register(
     The folder gets the moved image, the transform from fixed to moving points and its inverse (ITK, LPS, millimetres),
     a summary in numbers and a report to look at.
     """
-    asked: dict[str, Any] = {"seed": seed, "time_budget": time_budget, "search": False if already_aligned else None}
+    asked: dict[str, Any] = {"seed": seed, "time_budget": time_budget, "model": model}
+    asked["search"] = False if already_aligned else None
     chosen = {"metric": metric, "channels": channels, "transform": transform, "algorithm": algorithm}
     asked |= {name: choice and choice.value for name, choice in chosen.items()}
     changes = {name: value for name, value in asked.items() if value is not None}
@@ -126,7 +132,15 @@ def register(
     images = [fixed, *(also_fixed or [])], [moving, *(also_moving or [])]
     masks = fixed_mask or [], moving_mask or []
     hints = {"landmarks": (fixed_landmarks, moving_landmarks), "labels": (fixed_labels, moving_labels)}
-    beside = [initial, config, *masks[0], *masks[1], *hints["landmarks"], *hints["labels"]]
+    beside = [
+        initial,
+        config,
+        Path(model) if model else None,
+        *masks[0],
+        *masks[1],
+        *hints["landmarks"],
+        *hints["labels"],
+    ]
     check_inputs_apart(output, *filter(None, [*images[0], *images[1], *beside]))
     with stage(output) as folder:
         from keramorph import backend, registration
@@ -145,8 +159,8 @@ def register(
 
         names = write_files(result, folder, images=images, run=run)
     if not quiet:
-        _summarise(result, output, names, seconds=time.perf_counter() - start)
-    return _end(result.outcome)
+        summarise(result, output, names, seconds=time.perf_counter() - start)
+    return end(result.outcome)
 
 
 def _demand(fixed: Path | None, moving: Path | None, output: Path | None) -> tuple[Path, Path, Path]:
@@ -195,19 +209,3 @@ def _print_parameters(parameters: Any) -> int:
 
     typer.echo(format_config(parameters))
     return DONE
-
-
-def _end(outcome: Any) -> int:
-    if outcome.trusted:
-        return DONE
-    typer.echo(f"warning: not to be trusted: {outcome.reason} All files are written.", err=True)
-    return NOT_TRUSTWORTHY
-
-
-def _summarise(result: Any, output: Path, names: list[str], *, seconds: float) -> None:
-    from keramorph.report import describe_metric, describe_outcome, describe_scores
-
-    typer.echo(describe_outcome(result.outcome))
-    typer.echo(describe_metric(result.metric))
-    typer.echo(describe_scores(result.metrics))
-    typer.echo(f"{seconds:.1f} s. Written to {output}: {', '.join(names)}")

@@ -6,8 +6,10 @@ import dataclasses
 import json
 import math
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,14 @@ VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".tif", ".tiff")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
-def write_files(result: Any, folder: Path, *, images: tuple[list[Path], list[Path]], run: dict[str, Any]) -> list[str]:
+def write_files(
+    result: Any,
+    folder: Path,
+    *,
+    images: tuple[list[Path], list[Path]],
+    run: dict[str, Any],
+    maps: Mapping[str, Image] = MappingProxyType({}),
+) -> list[str]:
     """Write everything that a registration found into a folder.
 
     Args:
@@ -30,6 +39,7 @@ def write_files(result: Any, folder: Path, *, images: tuple[list[Path], list[Pat
         folder: An empty folder.
         images: Files or folders that the fixed and the moving images came from, the first ones in front.
         run: What else the summary shall tell about the run.
+        maps: Further images to write, by the names of their files without an ending.
 
     Returns:
         Names of the files.
@@ -41,6 +51,9 @@ def write_files(result: Any, folder: Path, *, images: tuple[list[Path], list[Pat
     write_transform(result.inverse, folder / "inverse.h5")
     write_report(result, folder / "report.png", names=(fixed.name, moving.name))
     names = [moved, "transform.h5", "inverse.h5", "report.png", "summary.json"]
+    for name, image in maps.items():
+        names.append(name + choose_suffix(fixed, moving, image))
+        write_image(image, folder / names[-1])
     summary = {
         "versions": read_versions(),
         "inputs": {
@@ -51,6 +64,7 @@ def write_files(result: Any, folder: Path, *, images: tuple[list[Path], list[Pat
         },
         "outcome": dataclasses.asdict(result.outcome),
         "metric": dataclasses.asdict(result.metric),
+        "start": None if result.start is None else dataclasses.asdict(result.start),
         "metrics": dict(result.metrics),
         **run,
         "files": names,

@@ -6,6 +6,7 @@ The functions take NumPy arrays and import no framework. The classes are Keras m
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from keramorph.metrics.calibration import Calibration, measure_calibration
 from keramorph.metrics.dice import dice
 from keramorph.metrics.jacobian import folding_share, log_jacobian_sd
 from keramorph.metrics.landmark_error import landmark_error
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _KERAS_METRICS = {"Dice": "overlap", "DicePerLabel": "overlap", "FoldingShare": "folding"}
 
 __all__ = [
+    "Calibration",
     "Dice",
     "DicePerLabel",
     "FoldingShare",
@@ -27,6 +29,7 @@ __all__ = [
     "landmark_error",
     "log_jacobian_sd",
     "mean_surface_distance",
+    "measure_calibration",
 ]
 
 

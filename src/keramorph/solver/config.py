@@ -71,6 +71,10 @@ class Config:
             bounds the time that a large image takes.
         time_budget: Seconds that the whole of a registration may take, its files included; 0 for as many as it needs.
             What has been found by then is the result, which depends on the machine.
+        model: A network that predicts one more start of the deformation, after the affine stage: the path of a `.keras`
+            file, a Keras model, or a `keramorph.prediction.Predictor`; or a list, for their mean. It is taken if it
+            lowers the loss where the deformation begins, and in any case where `iterations` is 0. The network stays as
+            it is.
         search: Whether to look for a start among the headers, the centres and all turns; otherwise the headers are it.
         seed: Seed of every random choice, so that a run can be repeated; the present algorithms make none.
 
@@ -104,6 +108,7 @@ class Config:
     field_voxels: int = 700_000
     work: int = 60_000_000
     time_budget: float = 0.0
+    model: Any = None
     search: bool = True
     seed: int = 0
 
@@ -149,6 +154,8 @@ class Config:
 
     def _check_type(self, name: str, kind: str) -> None:
         value = getattr(self, name)
+        if kind == "Any":  # what opens a model says what it expects
+            return
         if kind in _CHOICES:
             if value not in _CHOICES[kind]:
                 names = ", ".join(_CHOICES[kind])

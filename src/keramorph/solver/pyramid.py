@@ -11,6 +11,7 @@ import numpy as np
 
 from keramorph import backend, ops
 from keramorph._typing import Array
+from keramorph.preparation.grids import finest_spacing
 from keramorph.space import Grid
 
 _CLOSE = 1.01
@@ -88,11 +89,6 @@ class Level:
         shape = self.field_grid.shape
         xp = backend.of(self.fixed.values).xp
         return xp.zeros((1, *shape, len(shape)), dtype="float32", like=self.fixed.values)
-
-
-def finest_spacing(grid: Grid) -> float:
-    """Smallest spacing of a grid in millimetres, axes of one voxel left aside."""
-    return min((h for n, h in zip(grid.shape, grid.spacing, strict=True) if n > 1), default=float(grid.spacing.min()))
 
 
 def coarsen_grid(grid: Grid, spacing: float) -> Grid:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from keramorph import ops
 from keramorph._typing import Array
+from keramorph.preparation import finest_spacing
 from keramorph.solver.config import Config
-from keramorph.solver.pyramid import Level, finest_spacing
+from keramorph.solver.pyramid import Level
 from keramorph.solver.result import LevelRecord, Progress
 from keramorph.space import Grid
+from keramorph.transforms import Transform
 
 Listener = Callable[[Progress], None]
-Stage = Literal["start", "affine", "deformable"]
+Stage = Literal["start", "affine", "predicted", "deformable"]
+
+Predict = Callable[[np.ndarray], Transform]
+"""From the matrix that aligns a pair, in millimetres and from fixed to moving points, to a displacement u that somebody
+predicts for it: a point goes to `matrix @ (p + u(p))`."""
 
 _OVERHEAD, _REST = 1.5, 1e-6
 """Seconds for imports and reading, and per voxel for inverse and files, as measured on two cores."""
@@ -50,7 +56,10 @@ class Initial:
 
 @dataclass
 class Run:
-    """What the stages share: the parameters, the listener, where to start, the plan, the clock and the history."""
+    """What the stages share: the parameters, the listener, where to start, the plan, the clock and the history.
+
+    `predicted` is a displacement in place of that of the start, once there is one that pays.
+    """
 
     config: Config
     listener: Listener | None
@@ -58,6 +67,7 @@ class Run:
     plan: str = ""
     began: float = field(default_factory=time.perf_counter)
     history: list[LevelRecord] = field(default_factory=list)
+    predicted: Array | None = None
 
     def deadline(self, grid: Grid) -> float:
         """When the deformation must end, on the clock of `time.perf_counter()`, if it ends on a grid."""
@@ -66,12 +76,18 @@ class Run:
 
     def bend(self) -> Array | None:
         """The displacement to start from."""
+        if self.predicted is not None:
+            return self.predicted
         return None if self.initial is None else self.initial.displacement
 
     def begin(self, level: Level) -> Array:
         """The displacement to start from, on the grid that it has at a level and in its voxels."""
         bend = self.bend()
         return level.still() if bend is None else ops.resize_displacement(bend, shape=level.field_grid.shape)
+
+    def begin_unpredicted(self, level: Level) -> Array:
+        """The same as if nothing had been predicted."""
+        return replace(self, predicted=None).begin(level)
 
     def notifier(self, stage: Stage, number: int, count: int, most: int) -> Callable[[int, float], None]:
         """Return what a stage calls in each iteration of its level `number` of `count`."""

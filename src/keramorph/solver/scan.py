@@ -12,11 +12,12 @@ from keramorph import backend
 from keramorph._typing import Array
 from keramorph.errors import ArrayTypeError, InputError, OptionError, ShapeError
 from keramorph.io import read_image
+from keramorph.preparation import finest_spacing
+from keramorph.preparation.intensity import Scaled, Span, measure_span, scale_intensity
 from keramorph.solver.config import Channels
 from keramorph.solver.hints import Known
-from keramorph.solver.intensity import Scaled, Span, measure_span, scale_intensity
 from keramorph.solver.mapping import to_engine
-from keramorph.solver.pyramid import Landmarks, Layer, finest_spacing
+from keramorph.solver.pyramid import Landmarks, Layer
 from keramorph.solver.run import Initial
 from keramorph.space import Grid, Image
 from keramorph.transforms import (

@@ -23,9 +23,10 @@ from keramorph.solver.config import Config, Metric
 from keramorph.solver.hints import Known, build_hints
 from keramorph.solver.motion import project
 from keramorph.solver.orientation import Orientation
+from keramorph.solver.predicted import choose_start
 from keramorph.solver.pyramid import Layer, Level, build_pyramid, coarsen_grid, list_spacings
-from keramorph.solver.result import MetricChoice, Solution
-from keramorph.solver.run import Initial, Listener, Run, describe_plan, estimate_rest
+from keramorph.solver.result import MetricChoice, Solution, StartChoice
+from keramorph.solver.run import Initial, Listener, Predict, Run, describe_plan, estimate_rest
 from keramorph.solver.similarity import Measure, SelfSimilarity
 from keramorph.solver.trust import LEAST_CONTRAST, measure_contrast, measure_loss, measure_overlap
 from keramorph.solver.unfold import unfold
@@ -52,13 +53,14 @@ _REST_SHARE = 0.6
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A pair to be registered, see `solve`."""
+    """A pair to be registered, see `solve`; `predict` is asked for a start of its deformation."""
 
     fixed: Layer
     moving: Layer
     known: Known = _NOTHING
     initial: Initial | None = None
     listener: Listener | None = None
+    predict: Predict | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,7 @@ class _Aligned:
         measure: What the losses are measured by.
         turn: How the fixed image lies in its array.
         grid: That of the fixed image.
+        start: What the deformation begins from; None where nothing was predicted.
     """
 
     case: Case
@@ -80,6 +83,7 @@ class _Aligned:
     measure: Measure
     turn: Orientation
     grid: Grid
+    start: StartChoice | None
 
 
 def solve(
@@ -90,6 +94,7 @@ def solve(
     known: Known = _NOTHING,
     initial: Initial | None = None,
     listener: Listener | None = None,
+    predict: Predict | None = None,
 ) -> Solution:
     """Return the transform that lays the moving image on the fixed one.
 
@@ -100,6 +105,7 @@ def solve(
         known: What is known beside the images.
         initial: Where to start; None to look for a start.
         listener: Called as the search goes on.
+        predict: Asked, once the pair is aligned, for a displacement that the deformation may start from.
 
     Returns:
         The transform, in arrays of that engine, with losses and history.
@@ -113,7 +119,7 @@ def solve(
         >>> solve(layer, layer, Config()).displacement.shape
         (1, 32, 32, 2)
     """
-    return solve_all([Task(fixed, moving, known, initial, listener)], config)[0]
+    return solve_all([Task(fixed, moving, known, initial, listener, predict)], config)[0]
 
 
 def solve_all(tasks: Iterable[Task], config: Config) -> list[Solution]:
@@ -159,9 +165,17 @@ def _align(task: Task, config: Config) -> _Aligned:
             # search.
             guide = guide_by_information()
             matrix = align_nearby(affine_levels, run, guide)
-    measure: Measure = SelfSimilarity() if choice.name == "mind" else guide.at(levels[-1])
+
+    def measure_at(level: Level) -> Measure:
+        return SelfSimilarity() if choice.name == "mind" else guide.at(level)
+
+    start = None
+    if task.predict is not None and config.transform == "deformable":
+        # Self-similarities are searched at one level alone.
+        levels = levels[-1:] if choice.name == "mind" else levels
+        levels, start = choose_start(task.predict, levels, matrix, run, measure_at)
     case = Case(levels, matrix, run, choice)
-    return _Aligned(case, affine_levels[0], contrast, measure, turn, task.fixed.grid)
+    return _Aligned(case, affine_levels[0], contrast, measure_at(levels[-1]), turn, task.fixed.grid, start)
 
 
 def _lay_out(task: Task, config: Config) -> tuple[list[Level], Initial | None, Orientation]:
@@ -196,22 +210,26 @@ def _conclude(aligned: _Aligned, found: Array | None) -> Solution:
     grid = aligned.grid.resize(displacement.shape[1:-1])
     overlap = measure_overlap(aligned.coarse, matrix)
     history, choice = tuple(run.history), aligned.case.choice
-    return Solution(matrix, displacement, grid, losses, overlap, aligned.contrast, history, choice)
+    return Solution(matrix, displacement, grid, losses, overlap, aligned.contrast, history, choice, aligned.start)
 
 
 def _keep_if_it_pays(level: Level, aligned: _Aligned, found: Array | None) -> tuple[Array, dict[str, float]]:
     """A displacement, that of the start if it is no better; and the losses on the way."""
     matrix, run, measure = aligned.case.matrix, aligned.case.run, aligned.measure
-    begun = run.begin(level)
+    begun = run.begin_unpredicted(level)
     affine = measure_loss(level, matrix, begun, measure)
     losses = {"start": measure_loss(level, np.eye(len(matrix)), None, measure), run.config.linear_kind: affine}
     if run.config.transform != "deformable":
         return begun, losses
-    if found is not None:
-        loss = measure_loss(level, matrix, found, measure)
-        if loss < affine:
-            return found, {**losses, "deformable": loss}
-    return begun, {**losses, "deformable": affine}
+    best, least = begun, affine
+    for name, displacement in (("predicted", run.predicted), ("deformable", found)):
+        if displacement is None:
+            continue
+        loss = measure_loss(level, matrix, displacement, measure)
+        losses[name] = loss
+        if loss < least or run.config.iterations == 0:
+            best, least = displacement, loss
+    return best, {**losses, "deformable": least}
 
 
 def _straighten(turns: list[Orientation], layers: tuple[Layer, Layer]) -> tuple[Layer, Layer]:

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from keramorph import backend
+from keramorph import backend, ops
 from keramorph._typing import Array
+from keramorph.preparation import finest_spacing
 from keramorph.solver.hints import Follower
-from keramorph.solver.mapping import locate, voxel_matrix, weigh, weigh_by_any
+from keramorph.solver.mapping import locate, to_numpy, voxel_matrix, weigh, weigh_by_any
 from keramorph.solver.pyramid import Level
 from keramorph.solver.result import Outcome, Solution
 from keramorph.solver.similarity import Measure, measure_channels
@@ -85,6 +86,26 @@ def _locate(level: Level, matrix: np.ndarray, displacement: Array | None) -> tup
     between = voxel_matrix(matrix, level.fixed.grid, level.moving.grid)
     still = level.still() if displacement is None else displacement
     return locate(between, still, level.moving.grid.shape)
+
+
+def measure_field(solution: Solution, field_mm: np.ndarray) -> dict[str, float]:
+    """Return numbers on the displacement of a solution, by name.
+
+    Args:
+        solution: What the solver found.
+        field_mm: Its displacement in millimetres, `(*grid.shape, ndim)`.
+    """
+    determinant = to_numpy(ops.jacobian_determinant(solution.displacement))
+    determinant = determinant * np.linalg.det(solution.matrix)
+    length = np.sqrt(np.einsum("...i,...i->...", field_mm, field_mm))
+    return {
+        "folds_percent": float(100 * np.mean(determinant <= 0)),
+        "jacobian_min": float(determinant.min()),
+        "jacobian_max": float(determinant.max()),
+        "displacement_mean_mm": float(length.mean()),
+        "displacement_max_mm": float(length.max()),
+        "spacing_mm": finest_spacing(solution.grid),
+    }
 
 
 def judge(solution: Solution, *, folds: float) -> Outcome:

@@ -12,8 +12,9 @@ import numpy as np
 from keramorph import backend
 from keramorph._typing import Array
 from keramorph.ops.jacobian import shifted_determinant, slopes_of
+from keramorph.preparation import finest_spacing
 from keramorph.solver.mapping import to_numpy
-from keramorph.solver.pyramid import finest_spacing, smoothing_width
+from keramorph.solver.pyramid import smoothing_width
 from keramorph.space import Grid
 
 _LEAST = 0.05

@@ -4,9 +4,9 @@ Import this package before `keras.saving.load_model` reads a file that contains 
 model by the name under which its class has registered.
 """
 
+from keramorph.preparation import PairOptions
 from keramorph.training.pair_dataset import PairDataset
 from keramorph.training.pair_lists import Pair, pair_bids, pair_folder, read_pairs
-from keramorph.training.preparation import PairOptions
 from keramorph.training.registration_model import RegistrationModel
 from keramorph.training.registration_options import RegistrationOptions
 from keramorph.training.resumable_checkpoint import ResumableCheckpoint

@@ -11,11 +11,11 @@ import numpy as np
 from keramorph._keras import keras
 from keramorph.errors import FileError, InputError, OptionError
 from keramorph.io import read_image
+from keramorph.preparation import PairOptions, prepare_image, prepare_labels, read_on_grid_of
 from keramorph.space import Grid, Image
 from keramorph.training.image_cache import ImageCache
 from keramorph.training.pair_lists import Pair, check_pairs
-from keramorph.training.preparation import PairOptions, prepare_image, prepare_labels, read_on_grid_of
-from keramorph.transforms.transform import Transform
+from keramorph.transforms import AffineTransform, Transform
 
 Align = Callable[[Image, Image], Transform]
 """From the fixed and the moving image of a pair, as read, to the transform from fixed to moving points."""
@@ -149,9 +149,10 @@ class PairDataset(keras.utils.PyDataset):
             image, grid = read_on_grid_of(path, options)
             if frame != path:
                 grid = read_on_grid_of(frame, options)[1]
+            still, name = AffineTransform(np.eye(grid.ndim + 1)), f"image {str(path)!r}"
             if labelled:
-                return prepare_labels(image, grid, options.labels, name=str(path))
-            return prepare_image(image, grid, name=str(path))
+                return prepare_labels(image, grid, still, labels=options.labels, name=str(path))
+            return prepare_image(image, grid, still, name=name)
 
         return self._cache.get(self._cache.name((path, frame), *settings), make)
 
@@ -177,11 +178,11 @@ class PairDataset(keras.utils.PyDataset):
 
         def make_image() -> np.ndarray:
             moving, grid, transform = align()
-            return prepare_image(moving, grid, name=str(files["moving"]), transform=transform)
+            return prepare_image(moving, grid, transform, name=f"image {str(files['moving'])!r}")
 
         def make_labels() -> np.ndarray:
             path, (_, grid, transform) = files["moving_labels"], align()
-            return prepare_labels(read_image(path), grid, options.labels, name=str(path), transform=transform)
+            return prepare_labels(read_image(path), grid, transform, labels=options.labels, name=str(path))
 
         found = {}
         for name, make in (("moving", make_image), ("moving_labels", make_labels)):

@@ -14,6 +14,7 @@ from keramorph.errors import InputError, OptionError, ShapeError
 from keramorph.losses.images import promote
 from keramorph.metrics.folding import FoldingShare
 from keramorph.metrics.overlap import Dice
+from keramorph.preparation import PairOptions
 from keramorph.training import terms
 from keramorph.training.registration_options import RegistrationOptions
 
@@ -25,7 +26,10 @@ _OTHER_WAY = {
     for kind in ("", "_labels", "_landmarks")
 }
 _DATA_TERMS = ("similarity", "labels", "landmarks")
-_PARTS = ("network", "similarity", "regularity", "options")
+_PARTS = ("network", "similarity", "regularity", "options", "preparation")
+
+# Here, where Keras is at hand: what prepares images needs no framework.
+keras.saving.register_keras_serializable(package="keramorph")(PairOptions)
 
 
 @keras.saving.register_keras_serializable(package="keramorph")
@@ -67,6 +71,8 @@ class RegistrationModel(keras.Model):
         options: Weights of the terms, and further ones; None for `RegistrationOptions()`.
         atlas: One fixed image for all, `(*spatial, channels)`, which takes the place of `fixed`: it is kept with the
             weights, but not trained. Its labels and landmarks come with each batch.
+        preparation: Grid of the images that the network is trained on, which its file then tells: at this spacing
+            `keramorph.prediction.Predictor` shows it others.
         **kwargs: `name` and `dtype` of the Keras model. With the policy `"mixed_float16"` the loss is scaled.
 
     Raises:
@@ -100,6 +106,7 @@ class RegistrationModel(keras.Model):
         *,
         options: RegistrationOptions | None = None,
         atlas: Array | None = None,
+        preparation: PairOptions | None = None,
         **kwargs: Any,
     ) -> None:
         # Casting is the network's affair: labels, landmarks and images lose digits here that they need later.
@@ -108,6 +115,7 @@ class RegistrationModel(keras.Model):
         self.similarity = similarity
         self.regularity = regularity
         self.options = RegistrationOptions() if options is None else options
+        self.preparation = preparation
         self.atlas = None if atlas is None else self._keep(np.asarray(atlas))
         self.takes = tuple(tensor.name for tensor in getattr(network, "inputs", None) or ())
         self.seed_generator = keras.random.SeedGenerator() if "smoothness" in self.takes else None
@@ -206,7 +214,7 @@ class RegistrationModel(keras.Model):
             config: What `get_config` returned.
             custom_objects: Classes by name that are not registered.
         """
-        config = dict(config)
+        config = {"preparation": None, **config}
         parts = {
             name: keras.saving.deserialize_keras_object(config.pop(name), custom_objects=custom_objects)
             for name in _PARTS

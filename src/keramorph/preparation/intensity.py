@@ -1,4 +1,4 @@
-"""Channels as the solver wants them: values from 0 to 1, and what is missing known."""
+"""Intensities from 0 to 1, by robust percentiles, and what is missing known."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def measure_span(image: Image, *, name: str, where: np.ndarray | None = None) ->
         InputError: If no value that counts is finite, or all are equal.
     """
     values, there = _read_values(image, where)
-    return _measure_span(values, there, name)
+    return measure_range(values, there, name)
 
 
 def scale_intensity(image: Image, *, name: str, where: np.ndarray | None = None, span: Span | None = None) -> Scaled:
@@ -66,7 +66,7 @@ def scale_intensity(image: Image, *, name: str, where: np.ndarray | None = None,
         InputError: If no value that counts is finite, or all are equal.
     """
     values, there = _read_values(image, where)
-    low, high = _measure_span(values, there, name) if span is None else span
+    low, high = measure_range(values, there, name) if span is None else span
     mask = None
     if not there.all():
         from scipy.ndimage import distance_transform_edt  # 0.1 s that most images need not wait for
@@ -89,7 +89,17 @@ def _read_values(image: Image, where: np.ndarray | None) -> tuple[np.ndarray, np
     return values, there
 
 
-def _measure_span(values: np.ndarray, there: np.ndarray, name: str) -> Span:
+def measure_range(values: np.ndarray, there: np.ndarray, name: str) -> Span:
+    """Return the lowest and the highest of some values that count, by robust percentiles.
+
+    Args:
+        values: Floating values of any shape.
+        there: Which of them count.
+        name: What the image is called in an error.
+
+    Raises:
+        InputError: If none counts, or all are equal.
+    """
     known = values if there.all() else values[there]
     if known.size == 0:
         raise InputError(
