@@ -53,14 +53,14 @@ class View:
         sizes: Voxels along each array axis, None along those that may have any number.
         channels: Channels of an image.
         spacing: Millimetres between voxels along each array axis.
-        voxels: Voxels along the longest axis of an isotropic grid, in place of a spacing.
+        voxels: Voxels along the longest axis of an isotropic grid, in place of a spacing, by the number of axes.
         smooth: Whether it takes a smoothness.
     """
 
     sizes: tuple[int | None, ...] | None = None
     channels: int | None = None
     spacing: tuple[float, ...] | None = None
-    voxels: int | None = None
+    voxels: dict[int, int] | None = None
     smooth: bool = False
 
     def lay_grid(self, fixed: Grid) -> Grid:
@@ -76,7 +76,7 @@ class View:
             )
         spacing: Sequence[float] | float = finest_spacing(fixed)
         if self.voxels is not None:
-            spacing = float((np.abs(fixed.matrix) @ np.asarray(fixed.shape)).max()) / self.voxels
+            spacing = float((np.abs(fixed.matrix) @ np.asarray(fixed.shape)).max()) / self.voxels[fixed.ndim]
         elif self.spacing is not None:
             spacing = self.spacing
         whole = cover(fixed, spacing)
@@ -143,7 +143,7 @@ class PlainNetwork(Network):
     """
 
     def __init__(self, network: ArrayNetwork) -> None:
-        view = View((None,) * network.ndim, channels=1, voxels=network.voxels)
+        view = View((None,) * network.ndim, channels=1, voxels={network.ndim: network.voxels})
         super().__init__(view, type(network).__name__)
         self.network = network
 

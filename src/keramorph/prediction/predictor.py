@@ -10,6 +10,7 @@ import numpy as np
 from keramorph.errors import ArrayTypeError, OptionError, ShapeError
 from keramorph.prediction.keras_network import KerasNetwork, is_keras_model, load_model
 from keramorph.prediction.network import ArrayNetwork, Network, PlainNetwork
+from keramorph.prediction.shipped_network import BUILTIN, ShippedNetwork
 from keramorph.prediction.tiles import ALIGNED, predict_by_tiles
 from keramorph.preparation import prepare_image
 from keramorph.space import Grid, Image
@@ -46,7 +47,8 @@ class Predictor:
     the image shows more, the displacement at the edge goes on.
 
     Args:
-        model: Path of a `.keras` file; or a Keras model: a `RegistrationModel`, or any network that is called with
+        model: `"builtin"` for the network that comes with the package, in 2-D and 3-D, which needs no framework; or the
+            path of a `.keras` file; or a Keras model: a `RegistrationModel`, or any network that is called with
             `[fixed, moving]`, or with a dictionary of them, and returns a dictionary with the `displacement` in voxels;
             or an object that needs no framework, as below: it has `ndim`, the number of axes, `voxels`, how many of an
             isotropic grid lie along the longest axis, and `predict`, which takes two images `(1, *spatial, 1)` float32
@@ -168,6 +170,8 @@ def to_transform(displacement: np.ndarray, grid: Grid) -> DisplacementTransform:
 
 
 def _open(model: Any) -> Network:
+    if isinstance(model, str) and model == BUILTIN:
+        return ShippedNetwork()
     if isinstance(model, str | Path):
         return KerasNetwork(load_model(Path(model)), name=str(model))
     if is_keras_model(model):
@@ -175,6 +179,7 @@ def _open(model: Any) -> Network:
     if isinstance(model, ArrayNetwork):
         return PlainNetwork(model)
     raise ArrayTypeError(
-        "A model is the path of a .keras file, a Keras model, or an object with `ndim`, `voxels` and `predict`. "
+        f'A model is "{BUILTIN}", the path of a .keras file, a Keras model, or an object with `ndim`, `voxels` and '
+        "`predict`. "
         f"Received: model of type {type(model).__name__}. Save one with `model.save('name.keras')`."
     )

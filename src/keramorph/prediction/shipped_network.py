@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 
 from keramorph import ops
+from keramorph.prediction.network import Network, View
 from keramorph.prediction.plain_layers import convolve, correlate, grow, halve, pool, standardize
 from keramorph.weights import TrainedWeights, read_weights
+
+BUILTIN = "builtin"
+"""What these networks are called where a model is named."""
 
 _VOXELS = {2: 256, 3: 96}
 """Voxels along the longest axis of an image that a network sees: about as many as in training, and done in a moment."""
 
 
-class ShippedNetwork:
-    """A `keramorph.networks.DualStream` with the weights that come with the package, without a framework.
+class ShippedNetwork(Network):
+    """The networks that come with the package, for 2-D and for 3-D images, behind one door."""
 
-    It was trained on random shapes of random contrasts, and finds a displacement at half of the resolution that it
-    sees.
+    def __init__(self) -> None:
+        super().__init__(View(channels=1, voxels=_VOXELS), "the builtin model")
+
+    def find(self, fixed: np.ndarray, moving: np.ndarray, smoothness: float) -> Any:
+        """What it predicts."""
+        return _load(f"shapes_{fixed.ndim - 2}d").predict(fixed, moving)
+
+
+class PlainDualStream:
+    """A trained `keramorph.networks.DualStream` that needs no framework.
 
     Args:
-        ndim: Number of spatial axes, 2 or 3.
-        weights: Other weights of a `DualStream`; None for those of the package.
-
-    Attributes:
-        voxels: How many voxels it wants to see along the longest axis.
-
-    Example:
-        >>> image = np.random.default_rng(0).random((1, 40, 50, 1), dtype="float32")
-        >>> ShippedNetwork(2).predict(image, image).shape
-        (1, 40, 50, 2)
+        weights: Its design and its weights.
     """
 
-    def __init__(self, ndim: int, weights: TrainedWeights | None = None) -> None:
-        self.ndim, self.voxels = ndim, _VOXELS[ndim]
-        self._design, self._arrays = read_weights(f"shapes_{ndim}d") if weights is None else weights
+    def __init__(self, weights: TrainedWeights) -> None:
+        self._design, self._arrays = weights
 
     def predict(self, fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
         """Return the displacement `(1, *spatial, ndim)` float32 from fixed to moving, in voxels.
@@ -58,7 +63,8 @@ class ShippedNetwork:
 
     def _encode(self, image: np.ndarray) -> list[np.ndarray]:
         """Features of an image at each level, the finest first."""
-        features, every = image, []
+        features = image
+        every: list[np.ndarray] = []
         for step in range(self._design["finest"]):
             features = halve(features, *self._look_up(f"stem_{step}"))
         for level in range(self._design["finest"], self._design["finest"] + len(self._design["encoder"])):
@@ -94,3 +100,8 @@ class ShippedNetwork:
     def _look_up(self, layer: str) -> tuple[np.ndarray, np.ndarray]:
         """Kernel and bias of a layer."""
         return self._arrays[f"{layer}/kernel"], self._arrays[f"{layer}/bias"]
+
+
+@functools.cache
+def _load(name: str) -> PlainDualStream:
+    return PlainDualStream(read_weights(name))
