@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "keramorph"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     0: ("_typing", "errors", "_keras"),
-    1: ("space", "backend"),
+    1: ("space", "backend", "weights"),
     2: ("ops", "io"),
     3: ("layers", "losses", "metrics", "compat", "transforms", "synthesis", "preparation"),
     4: ("networks", "solver", "training", "prediction"),

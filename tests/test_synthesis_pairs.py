@@ -107,6 +107,19 @@ def test_no_deformation_leaves_the_label_map_and_no_displacement():
     assert not pair["displacement"].any()
 
 
+def test_pairs_are_alike_in_contrast_as_often_as_asked_and_never_in_noise():
+    """Undeformed and without effects, two images of one contrast differ by what noise there is, and no less."""
+    still, labels = RandomDeformation(strength=0.0), draw_labels(1, (12, 14)).repeat(40, axis=0)
+    for share, sd in ((1.0, 0.0), (1.0, 0.1), (0.5, 0.0)):
+        image = ImageFromLabels(4, sd=(sd, sd), black_background=0.0, effects=[], seed=1)
+        pair = draw_pair(PairFromLabels(4, image=image, deformation=still, alike=share, seed=2), labels)
+        same = [np.allclose(fixed, moving, atol=1e-6) for fixed, moving in zip(pair["fixed"], pair["moving"])]
+        if sd:
+            assert not any(same)
+        else:
+            assert np.mean(same) == share if share == 1 else 0.25 < np.mean(same) < 0.75
+
+
 def test_images_are_those_of_their_own_labels_in_contrasts_of_their_own():
     """Without noise and effects an image has one value per label, and the pair agrees in none of them."""
     pair = draw_pair(PairFromLabels(4, image=ImageFromLabels(4, **PLAIN, seed=4), seed=5), draw_labels(2, (12, 14)))

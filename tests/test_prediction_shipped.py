@@ -1,0 +1,86 @@
+"""The network that comes with the package: the numbers of Keras' layers, and displacements that are there."""
+
+import keras
+import numpy as np
+import pytest
+
+import keramorph
+from keramorph import ops
+from keramorph.errors import OptionError
+from keramorph.networks import DualStream
+from keramorph.prediction import Predictor
+from keramorph.prediction.shipped_network import PlainDualStream
+from keramorph.space import Grid, Image
+from keramorph.weights import TrainedWeights, list_weights, read_weights
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
+SMALL = {"radius": 1, "encoder": (3, 5), "decoder": (6, 4)}
+
+
+def to_numpy(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+@pytest.mark.parametrize(("shape", "finest"), [((21, 30), 0), ((13, 18), 2), ((9, 7, 10), 1)])
+def test_without_a_framework_a_network_finds_what_keras_finds(shape, finest):
+    random = np.random.default_rng(0)
+    design = {"input_shape": (*shape, 1), "finest": finest, **SMALL}
+    network = DualStream(**design)
+    network.set_weights([random.normal(0, 0.2, w.shape).astype("float32") for w in network.get_weights()])
+    arrays = {weight.path: to_numpy(weight.value) for weight in network.weights}
+    fixed, moving = random.random((2, 1, *shape, 1), dtype="float32")
+    expected = to_numpy(network([fixed, moving])["displacement"])
+    assert np.abs(expected).max() > 0.5
+    found = PlainDualStream(TrainedWeights(design, arrays)).predict(fixed, moving)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["shapes_2d", "shapes_3d"])
+def test_a_preset_holds_the_weights_that_come_along(name):
+    network, weights = DualStream.from_preset(name), read_weights(name)
+    assert set(weights.arrays) == {weight.path for weight in network.weights}
+    for weight in network.weights:
+        np.testing.assert_array_equal(to_numpy(weight.value), weights.arrays[weight.path])
+
+
+def test_weights_that_come_along_are_small():
+    folder = keramorph.weights.__path__[0]
+    sizes = [path.stat().st_size for path in keramorph.weights.Path(folder).glob("*.npz")]
+    assert len(sizes) == len(list_weights()) == 2
+    assert sum(sizes) < 6e6
+
+
+def draw_scene(ndim, edge):
+    """Blobs and a box of unlike brightness on a dark ground, and a smooth displacement of up to 3 voxels."""
+    random = np.random.default_rng(3)
+    places = np.moveaxis(np.indices((edge,) * ndim), 0, -1).astype("float32")
+    image = np.zeros((edge,) * ndim, "float32")
+    for centre in random.uniform(0.2 * edge, 0.8 * edge, (9, ndim)):
+        image[np.sum((places - centre) ** 2, axis=-1) < (edge / 7) ** 2] = random.uniform(0.2, 1.0)
+    middle = (places - edge / 2) / edge
+    bump = np.exp(-8 * np.sum(middle**2, axis=-1))
+    displacement = np.stack([(3.0 if axis == 0 else -2.0) * bump for axis in range(ndim)], axis=-1)
+    moving = ops.gaussian(image[None, ..., None], sigma=0.7)
+    return ops.warp(moving, displacement[None].astype("float32"))[0], moving[0], displacement
+
+
+@pytest.mark.parametrize(("ndim", "edge"), [(2, 128), (3, 48)])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_builtin_finds_a_displacement_whatever_the_contrast(ndim, edge, inverted):
+    fixed, moving, displacement = draw_scene(ndim, edge)
+    if inverted:
+        moving = 1 - moving
+    grid = Grid.from_spacing((edge,) * ndim)
+    transform = Predictor("builtin").predict(Image(fixed, grid), Image(moving, grid))
+    index = np.moveaxis(np.indices(grid.shape), 0, -1)
+    points = grid.to_physical(index)
+    found = grid.to_index(transform.apply_points(points)) - index
+    inside = np.linalg.norm(displacement, axis=-1) > 1
+    before, after = (np.linalg.norm(field[inside], axis=-1).mean() for field in (displacement, found - displacement))
+    assert after < (0.7 if inverted else 0.5) * before
+
+
+def test_weights_that_are_not_there_are_refused():
+    with pytest.raises(OptionError, match=r"shapes_2d, shapes_3d. Received: name='brains'"):
+        read_weights("brains")
