@@ -115,8 +115,8 @@ def register(
     The folder gets the moved image, the transform from fixed to moving points and its inverse (ITK, LPS, millimetres),
     a summary in numbers and a report to look at.
     """
-    asked: dict[str, Any] = {"seed": seed, "time_budget": time_budget, "model": model}
-    asked["search"] = False if already_aligned else None
+    search = False if already_aligned else None
+    asked: dict[str, Any] = {"seed": seed, "time_budget": time_budget, "model": model, "search": search}
     chosen = {"metric": metric, "channels": channels, "transform": transform, "algorithm": algorithm}
     asked |= {name: choice and choice.value for name, choice in chosen.items()}
     changes = {name: value for name, value in asked.items() if value is not None}
@@ -132,15 +132,8 @@ def register(
     images = [fixed, *(also_fixed or [])], [moving, *(also_moving or [])]
     masks = fixed_mask or [], moving_mask or []
     hints = {"landmarks": (fixed_landmarks, moving_landmarks), "labels": (fixed_labels, moving_labels)}
-    beside = [
-        initial,
-        config,
-        Path(model) if model else None,
-        *masks[0],
-        *masks[1],
-        *hints["landmarks"],
-        *hints["labels"],
-    ]
+    network = Path(model) if model else None
+    beside = [initial, config, network, *masks[0], *masks[1], *hints["landmarks"], *hints["labels"]]
     check_inputs_apart(output, *filter(None, [*images[0], *images[1], *beside]))
     with stage(output) as folder:
         from keramorph import backend, registration
