@@ -88,7 +88,7 @@ def has_triton() -> bool:
 
 @contextmanager
 def suspended() -> Iterator[None]:
-    """Keep kernels out of what TensorFlow and PyTorch trace within the block: of a graph that runs without Keramorph."""
+    """Keep kernels out of what TensorFlow and PyTorch trace in the block: of a graph that runs without Keramorph."""
     global _suspended
     before, _suspended = _suspended, True
     try:

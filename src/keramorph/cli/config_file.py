@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from keramorph.errors import FileError, OptionError
 from keramorph.io.settings import check_settings, explain_name, read_meanings, read_settings

@@ -80,8 +80,8 @@ def export_model(
 
 
 def _choose_format(path: Path, format: Format | None) -> Format:
-    by_suffix: dict[str, Any] = {suffix: name for name, suffix in _SUFFIXES.items()}
-    chosen = by_suffix.get(path.suffix) if format is None else format
+    by_suffix = {suffix: name for name, suffix in _SUFFIXES.items()}
+    chosen: Any = by_suffix.get(path.suffix) if format is None else format
     if chosen not in get_args(Format):
         raise OptionError(
             f"A format is one of {', '.join(get_args(Format))}, or the path ends in one of "
@@ -99,8 +99,8 @@ def _require_packages(format: Format) -> None:
     if needed is None:
         able = " or ".join(name for kind, name in _NEEDS if kind == format)
         raise OptionError(
-            f"{format} is written on {able}. Received: the Keras backend {backend}. Set KERAS_BACKEND={able.split()[0]}: "
-            "a saved model is the same on every backend."
+            f"{format} is written on {able}. Received: the Keras backend {backend}. Set "
+            f"KERAS_BACKEND={able.split()[0]}: a saved model is the same on every backend."
         )
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:

@@ -88,7 +88,8 @@ class Fit:
         optimizer: Class of keras.optimizers, or a mapping of its `class` and arguments.
         learning_rate: Length of the steps at the beginning.
         schedule: Whether the learning rate stays `constant`, or falls to 0 at the last epoch like half a `cosine`.
-        ema: Momentum of a moving average of the weights, which is then validated and kept, 0.999 for one; null for none.
+        ema: Momentum of a moving average of the weights, 0.999 for one, which is then validated and kept; null for
+            none.
         accumulate: Batches whose gradients are added up for one step.
         precision: Data type of the network's layers: `float32`, `mixed_float16` or `mixed_bfloat16`.
         patience: Epochs without improvement in validation after which training ends; null for none.
@@ -232,7 +233,7 @@ def read_synthesis(path: str | Path) -> tuple[Synthesis, PairOptions | None]:
     recipe, wrong = check_settings(Recipe, _leave_out_unknown(wanted, Recipe))
     if problems or wrong:
         raise OptionError(f"The file {path.name!r} cannot be used. " + "\n".join([*problems, *wrong]))
-    synthesis = _resolve(recipe, path.absolute().parent).data.synthesis
+    synthesis: Any = _resolve(recipe, path.absolute().parent).data.synthesis
     return synthesis, recipe.preparation if "preparation" in given else None
 
 
@@ -307,7 +308,7 @@ def _check_parts(given: Any, where: str = "") -> list[str]:
 def _resolve(recipe: Recipe, base: Path) -> Recipe:
     """The recipe with paths that hold from anywhere."""
 
-    def settle(source: DataSource | None) -> DataSource | None:
+    def settle(source: DataSource | None) -> Any:
         if source is None:
             return None
         inner = source.synthesis and _join_paths(source.synthesis, base)

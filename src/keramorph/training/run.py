@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from keramorph._keras import keras
 from keramorph.errors import FileError, OptionError
+from keramorph.io.keras_models import load_model
 from keramorph.io.writing import replacing
 from keramorph.training.parts import build_part
 from keramorph.training.recipe import PARTS, Recipe, read_recipe
@@ -44,10 +45,11 @@ class Progress:
         step: Steps of this epoch that are done.
         steps: Steps of an epoch.
         logs: Means of the loss and of its terms in this epoch so far, by name.
-        seconds_left: Seconds to the end, as it goes; None before the first step.
+        seconds_left: Seconds to the end, as it goes.
+        is_validated: Whether the epoch has ended, validation included, the values of which are in `logs` too.
 
     Example:
-        >>> Progress(1, 10, 5, 100, {"loss": 0.3}, 12.0).epochs
+        >>> Progress(1, 10, 5, 100, {"loss": 0.3}, 12.0, False).epochs
         10
     """
 
@@ -56,7 +58,8 @@ class Progress:
     step: int
     steps: int
     logs: dict[str, float]
-    seconds_left: float | None
+    seconds_left: float
+    is_validated: bool
 
 
 @dataclass(frozen=True)
@@ -150,16 +153,14 @@ def train(
                 verbose=0,
             )  # fmt: skip
     best = record.best or {"epoch": 0, record.score: float("nan")}
-    return Trained(
-        folder, len(record.rows), int(best["epoch"]), record.score, best[record.score], record.is_exhausted
-    )
+    return Trained(folder, len(record.rows), int(best["epoch"]), record.score, best[record.score], record.is_exhausted)
 
 
 def build_model(recipe: Recipe) -> RegistrationModel:
     """Return the model of a recipe, new or read from its file, not yet compiled."""
     fit = recipe.training
     if recipe.model is not None:
-        found = _load(recipe.model)
+        found = load_model(Path(recipe.model))
         network = getattr(found, "network", found)
     else:
         sizes = recipe.preparation.shape if recipe.preparation.crop is None else (None,) * len(recipe.preparation.shape)
@@ -177,15 +178,6 @@ def build_model(recipe: Recipe) -> RegistrationModel:
         preparation=recipe.preparation,
         dtype=fit.precision,
     )
-
-
-def _load(path: str) -> Any:
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError) as problem:
-        raise FileError(
-            f"A model saved by Keras was expected. Received: model={path!r} ({problem}). Name a .keras file."
-        ) from problem
 
 
 def _make_optimizer(fit: Any, steps: int) -> Any:
@@ -313,15 +305,15 @@ class _Report(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if time.perf_counter() - self._shown >= _SHOWN_AFTER or batch + 1 == self.steps:
-            self._tell(batch + 1, logs)
+            self._tell(batch + 1, logs, False)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._tell(self.steps, logs)
+        self._tell(self.steps, logs, True)
 
-    def _tell(self, step: int, logs: dict[str, Any] | None) -> None:
+    def _tell(self, step: int, logs: dict[str, Any] | None, over: bool) -> None:
         self._shown = time.perf_counter()
         done = (self._epoch - self._first) * self.steps + step
         left = (self.params["epochs"] - self._epoch) * self.steps - step
         values = {name: float(value) for name, value in (logs or {}).items()}
         seconds = (self._shown - self._begun) / done * left
-        self.show(Progress(self._epoch + 1, self.params["epochs"], step, self.steps, values, seconds))
+        self.show(Progress(self._epoch + 1, self.params["epochs"], step, self.steps, values, seconds, over))

@@ -118,9 +118,7 @@ def make_synthetic_pairs(synthesis: Synthesis, options: PairOptions, fit: Fit, *
         for name in ("image", "deformation", "affine")
         if (arguments := getattr(synthesis, name)) is not None
     }
-    shapes = build_part(
-        synthesis.shapes, PARTS["shapes"], where="synthesis.shapes", implied={"num_labels": num_labels}
-    )
+    shapes = build_part(synthesis.shapes, PARTS["shapes"], where="synthesis.shapes", implied={"num_labels": num_labels})
     pairs = PairFromLabels(num_labels, scored=synthesis.scored, **parts)
     labels: RandomShapes | np.ndarray = shapes if maps is None else maps
     batch_size, seed = fit.batch_size, fit.seed
