@@ -119,27 +119,36 @@ def _write_summary(scores: Sequence[Any], means: dict[str, Any], model: Path, pa
 
 
 def _show(scores: Sequence[Any], means: dict[str, Any]) -> None:
-    """A table with what the pairs have."""
+    """A table with what the pairs have, before and after."""
+    from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     columns = {
-        "Dice": ("mean_dice", ".3f"), "before": ("mean_dice_before", ".3f"), "TRE mm": ("tre", ".2f"),
-        "TRE before": ("tre_before", ".2f"), "folds %": ("folds_percent", ".3f"), "corr.": ("correlation", ".3f"),
-        "corr. before": ("correlation_before", ".3f"), "seconds": ("seconds", ".3f"),
-    }  # fmt: skip
+        "Dice": ("mean_dice", 3),
+        "TRE mm": ("tre", 2),
+        "correlation": ("correlation", 3),
+        "folds %": ("folds_percent", 3),
+        "seconds": ("seconds", 3),
+    }
     shown = {title: entry for title, entry in columns.items() if means[entry[0]] is not None}
-    table = Table("fixed", "moving", *shown)
+    table = Table("fixed", "moving", *(Column(title, no_wrap=True) for title in shown), box=box.SIMPLE_HEAD)
     for one in scores:
         names = Path(one.fixed).name, Path(one.moving).name
-        table.add_row(*names, *(_format(getattr(one, name), form) for name, form in shown.values()))
+        table.add_row(*names, *(_format(_read_scores(one), *entry) for entry in shown.values()))
     table.add_section()
-    table.add_row(f"mean of {len(scores)}", "", *(_format(means[name], form) for name, form in shown.values()))
+    table.add_row(f"mean of {len(scores)}", "", *(_format(means, *entry) for entry in shown.values()))
     Console().print(table)
     if means["dice"]:
-        listed = ", ".join(f"{label}: {_format(value, '.3f')}" for label, value in means["dice"].items())
-        typer.echo(f"Dice by label: {listed}")
+        labels = ", ".join(f"{label}: {value:.3f}" for label, value in means["dice"].items() if value is not None)
+        typer.echo(f"Dice by label: {labels}")
 
 
-def _format(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _read_scores(one: Any) -> dict[str, Any]:
+    return {**dataclasses.asdict(one), "mean_dice": one.mean_dice, "mean_dice_before": one.mean_dice_before}
+
+
+def _format(values: dict[str, Any], name: str, digits: int) -> str:
+    """A value, behind the one before where there is one."""
+    both = [values.get(f"{name}_before"), values[name]]
+    return " > ".join(f"{value:.{digits}f}" for value in both if value is not None) or "-"

@@ -47,6 +47,6 @@ def export(
 
     loaded = load_model(model)
     with stage(output.parent) as folder:
-        export_model(loaded, folder / output.name, format=format.value if format else None, shape=shape or None)  # type: ignore[arg-type]
+        export_model(loaded, folder / output.name, format=format.value if format else None, shape=shape or None)
     typer.echo(f"Written: {output}")
     return DONE

@@ -143,8 +143,8 @@ def average_scores(scores: Sequence[PairScores]) -> dict[str, Any]:
         >>> average_scores([one, one])["dice"]
         {1: 0.8}
     """
-    plain = ("mean_dice", "mean_dice_before", "tre", "tre_before", "folds_percent")
-    plain += ("correlation", "correlation_before", "seconds")
+    plain = ["mean_dice", "mean_dice_before", "tre", "tre_before", "folds_percent"]
+    plain += ["correlation", "correlation_before", "seconds"]
     means: dict[str, Any] = {name: _average([getattr(one, name) for one in scores]) for name in plain}
     for name in ("dice", "dice_before"):
         found = sorted({label for one in scores for label in getattr(one, name)})
@@ -163,12 +163,19 @@ def _evaluate(
     seconds = time.perf_counter() - start
     before = AffineTransform(matrix)
     after = CompositeTransform([found, before])
-    overlaps = [_overlap(pair, fixed, transform, labels) for transform in (after, before)]
-    errors = [_miss(pair, transform) for transform in (after, before)]
-    likeness = [_correlate(fixed, moving, transform) for transform in (after, before)]
     field = to_voxel_displacement(found.displacement, found.grid)
-    folds = 100 * float(folding_share(field[None])[0])
-    return PairScores(str(pair.fixed), str(pair.moving), *overlaps, *errors, folds, *likeness, seconds)
+    return PairScores(
+        str(pair.fixed),
+        str(pair.moving),
+        dice=_overlap(pair, fixed, after, labels),
+        dice_before=_overlap(pair, fixed, before, labels),
+        tre=_miss(pair, after),
+        tre_before=_miss(pair, before),
+        folds_percent=100 * float(folding_share(field[None])[0]),
+        correlation=_correlate(fixed, moving, after),
+        correlation_before=_correlate(fixed, moving, before),
+        seconds=seconds,
+    )
 
 
 def _overlap(

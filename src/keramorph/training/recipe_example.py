@@ -68,7 +68,7 @@ def _format_section(kind: Any, given: dict[str, Any], indent: str) -> list[str]:
 def _format_key(name: str, kind: Any, given: dict[str, Any], indent: str) -> list[str]:
     """Lines of a key: with keys of its own, with a value, or as a comment with its default."""
     if name in given and name == "validation":
-        inner = (f"{indent}  {key}: {_format_value(value)}" for key, value in given[name].items())
+        inner = [f"{indent}  {key}: {_format_value(value)}" for key, value in given[name].items()]
         return [f"{indent}# The keys are those of `data`.", f"{indent}{name}:", *inner]
     if name in given and name in SECTIONS:
         return [f"{indent}{name}:", *_format_section(SECTIONS[name], given[name], indent + "  ")]

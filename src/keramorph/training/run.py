@@ -17,7 +17,7 @@ from keramorph.errors import FileError, OptionError
 from keramorph.io.keras_models import load_model
 from keramorph.io.writing import replacing
 from keramorph.training.parts import build_part
-from keramorph.training.recipe import PARTS, Recipe, read_recipe
+from keramorph.training.recipe import PARTS, Fit, Recipe, read_recipe
 from keramorph.training.registration_model import RegistrationModel
 from keramorph.training.resumable_checkpoint import ResumableCheckpoint
 from keramorph.training.run_record import CURVES, LOG, MODEL, RunRecord
@@ -133,7 +133,7 @@ def train(
     model = build_model(recipe)
     learning = make_learning(recipe.data, recipe.preparation, fit)
     validation = recipe.validation and make_validation(recipe.validation, recipe.preparation, fit)
-    model.compile(_make_optimizer(fit, len(learning)))
+    model.compile(make_optimizer(fit, len(learning)))
     checkpoint = ResumableCheckpoint(folder / CHECKPOINT, every=fit.checkpoint_steps, dataset=learning, seed=fit.seed)
     begin = checkpoint.initial_epoch
     average = None if fit.ema is None else keras.callbacks.SwapEMAWeights()
@@ -180,7 +180,8 @@ def build_model(recipe: Recipe) -> RegistrationModel:
     )
 
 
-def _make_optimizer(fit: Any, steps: int) -> Any:
+def make_optimizer(fit: Fit, steps: int) -> Any:
+    """Return the optimizer of a training with so many steps in an epoch."""
     rate: Any = fit.learning_rate
     if fit.schedule == "cosine":
         updates = max(1, fit.epochs * steps // fit.accumulate)

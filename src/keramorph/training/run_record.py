@@ -57,9 +57,8 @@ class RunRecord(keras.callbacks.Callback):
         """Row of the best epoch; None before the first has ended."""
         rows = [row for row in self.rows if not math.isnan(row.get(self.score, math.nan))]
         # The first of those that are equal.
-        return min(
-            rows, key=lambda row: -row[self.score] if self.score == "val_dice" else row[self.score], default=None
-        )
+        sign = -1 if self.score == "val_dice" else 1
+        return min(rows, key=lambda row: sign * row[self.score], default=None)
 
     @property
     def is_exhausted(self) -> bool:
