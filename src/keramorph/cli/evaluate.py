@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,13 +133,15 @@ def _show(scores: Sequence[Any], means: dict[str, Any]) -> None:
         "seconds": ("seconds", 3),
     }
     shown = {title: entry for title, entry in columns.items() if means[entry[0]] is not None}
-    table = Table("fixed", "moving", *(Column(title, no_wrap=True) for title in shown), box=box.SIMPLE_HEAD)
+    table = Table("moving to fixed", *(Column(title, no_wrap=True) for title in shown), box=box.SIMPLE_HEAD)
     for one in scores:
-        names = Path(one.fixed).name, Path(one.moving).name
-        table.add_row(*names, *(_format(_read_scores(one), *entry) for entry in shown.values()))
+        names = f"{Path(one.moving).name} to {Path(one.fixed).name}"
+        table.add_row(names, *(_format(_read_scores(one), *entry) for entry in shown.values()))
     table.add_section()
-    table.add_row(f"mean of {len(scores)}", "", *(_format(means, *entry) for entry in shown.values()))
-    Console().print(table)
+    table.add_row(f"mean of {len(scores)}", *(_format(means, *entry) for entry in shown.values()))
+    # A log has no width, and 80 columns, which rich would take, are few.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(table)
     if means["dice"]:
         labels = ", ".join(f"{label}: {value:.3f}" for label, value in means["dice"].items() if value is not None)
         typer.echo(f"Dice by label: {labels}")

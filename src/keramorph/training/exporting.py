@@ -18,7 +18,7 @@ Format = Literal["onnx", "tf_saved_model", "openvino", "litert"]
 
 _SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite", "tf_saved_model": ""}
 
-_NEEDS: dict[tuple[str, str], tuple[str, ...]] = {
+NEEDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("onnx", "tensorflow"): ("onnx", "tf2onnx"),
     ("onnx", "torch"): ("onnx", "onnxscript"),
     ("openvino", "tensorflow"): ("openvino",),
@@ -95,9 +95,9 @@ def _choose_format(path: Path, format: Format | None) -> Format:
 
 def _require_packages(format: Format) -> None:
     backend = keras.backend.backend()
-    needed = _NEEDS.get((format, backend))
+    needed = NEEDS.get((format, backend))
     if needed is None:
-        able = " or ".join(name for kind, name in _NEEDS if kind == format)
+        able = " or ".join(name for kind, name in NEEDS if kind == format)
         raise OptionError(
             f"{format} is written on {able}. Received: the Keras backend {backend}. Set "
             f"KERAS_BACKEND={able.split()[0]}: a saved model is the same on every backend."

@@ -31,7 +31,7 @@ _MAY_CHANGE = frozenset(
 )
 """Keys that a training may be resumed with other values of: what is learned does not depend on them."""
 
-_SHOWN_AFTER = 0.2
+SHOWN_AFTER = 0.2
 """Seconds between two reports of the progress: reading a loss waits for the device."""
 
 
@@ -305,7 +305,7 @@ class _Report(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if time.perf_counter() - self._shown >= _SHOWN_AFTER or batch + 1 == self.steps:
+        if time.perf_counter() - self._shown >= SHOWN_AFTER or batch + 1 == self.steps:
             self._tell(batch + 1, logs, False)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
