@@ -168,27 +168,27 @@ def test_landmarks_that_cannot_be_used_are_refused(shell, folder, tmp_path, fixe
 def test_synthetic_pairs_are_shown_and_written(shell, tmp_path):
     """Read by SimpleITK, the transform carries the moving labels to the fixed ones."""
     synthesis = {
-        "num_labels": 3, "shapes": {"scales": [8.0]}, "deformation": {"strength": [1.0, 1.0], "scales": [8.0]},
+        "num_labels": 3, "shapes": {"scales": [16.0]}, "deformation": {"strength": [2.0, 2.0], "scales": [12.0]},
         "image": {"effects": []},
     }  # fmt: skip
-    recipe = {"data": {"synthesis": synthesis}, "preparation": {"shape": [24, 20], "spacing": [2.0, 1.5]}}
+    recipe = {"data": {"synthesis": synthesis}, "preparation": {"shape": [40, 32], "spacing": [2.0, 1.5]}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     words = ("synth", tmp_path / "recipe.yaml", "-o", tmp_path / "out", "--count", 2, "--seed", 3)
     code, out, _ = shell(*words, "--write")
     assert code == 0
     assert "pair-002" in out
     assert sitk.ReadImage(str(tmp_path / "out/sheet.png")).GetHeight() > 200
-    agree = 0
+    missed = np.zeros(2)
     for number in (1, 2):
         place = tmp_path / f"out/pair-{number:03d}"
         fixed, moving = (sitk.ReadImage(str(place / f"{name}_labels.nii.gz")) for name in ("fixed", "moving"))
-        assert (fixed.GetSpacing(), fixed.GetSize()) == ((1.5, 2.0), (20, 24))
+        assert (fixed.GetSpacing(), fixed.GetSize()) == ((1.5, 2.0), (32, 40))
         transform = sitk.ReadTransform(str(place / "transform.h5"))
         moved = sitk.Resample(moving, fixed, transform, sitk.sitkNearestNeighbor, -1)
-        maps = [sitk.GetArrayFromImage(image)[3:-3, 3:-3] for image in (fixed, moved, moving)]
-        agree += (maps[0] == maps[1]).mean() / 2
-        assert (maps[0] == maps[1]).mean() > (maps[0] == maps[2]).mean()
-    assert agree > 0.95
+        maps = [sitk.GetArrayFromImage(image)[6:-6, 6:-6] for image in (fixed, moved, moving)]
+        missed += [(maps[0] != other).mean() / 2 for other in maps[1:]]
+    # What is left are borders, at which either map was rounded.
+    assert missed[0] < min(0.06, missed[1] / 2)
     assert shell(*words)[0] == 2
     assert shell(*words, "--write", "--overwrite")[0] == 0
 

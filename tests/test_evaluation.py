@@ -48,7 +48,7 @@ def pair(tmp_path):
         sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
     files = {name: tmp_path / f"{name}.nii.gz" for name in arrays}
     points = np.array([[3.0, 4.0], [6.0, 8.0]])
-    moved = points + [100.0, -50.0] + [[0.0, 2.0], [1.5, 2.0]]
+    moved = points + np.array([[100.0, -48.0], [101.5, -48.0]])
     return EvaluationPair(**files, fixed_landmarks=points, moving_landmarks=moved), arrays
 
 

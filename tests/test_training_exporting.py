@@ -118,7 +118,7 @@ def test_what_a_converter_cannot_do_is_said_and_nothing_left(tmp_path, monkeypat
         raise RuntimeError("no such thing")
 
     monkeypatch.setattr(network, "export", fail)
-    with pytest.raises(OptionError, match="VoxelMorph on tensorflow .*no such thing.*another format"):
+    with pytest.raises(OptionError, match=r"VoxelMorph on tensorflow .*no such thing.*another format"):
         export_model(network, tmp_path / "saved")
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""Recipes: what a file says becomes a model and data, and what is wrong with it is said, all of it, each with its key."""
+"""Recipes: what a file says becomes a model and data; what is wrong with it is said, all of it, each with its key."""
 
 import dataclasses
 import re
@@ -218,7 +218,7 @@ def test_label_maps_take_the_place_of_shapes(files):
     learning = make_learning(source, PairOptions((8, 8), labels=(1, 2)), Fit())
     assert learning.labels.shape == (4, 8, 8, 1)
     assert learning[0][0]["fixed_labels"].shape == (1, 8, 8, 2)
-    with pytest.raises(OptionError, match="preparation.labels"):
+    with pytest.raises(OptionError, match=r"preparation\.labels"):
         make_learning(source, PairOptions((8, 8)), Fit())
 
 
