@@ -98,6 +98,9 @@ def test_folds_are_counted_on_the_grid_of_the_network(pair):
     (scores,) = evaluate_pairs(Fold(0), [pair[0]])
     # Rows 0 to 4 of 12 run backwards; in row 5 the central difference leads over the edge of the fold, by 10 rows.
     assert scores.folds_percent == pytest.approx(100 * 5 / 12, abs=1e-6)
+    # The landmarks lie in rows 2 and 4, which are moved up by 4 and 8 rows of 2 mm, before the middles are laid upon
+    # each other: they end 10 mm above their counterparts, and 18 mm above and 1.5 mm beside them.
+    assert scores.tre == pytest.approx((10.0 + np.hypot(18.0, 1.5)) / 2, abs=1e-5)
 
 
 def test_what_is_not_known_is_not_scored(pair):

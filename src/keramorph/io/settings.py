@@ -77,7 +77,9 @@ def explain_name(name: Any, names: Iterable[str], *, where: str = "", kind: str 
 
 def read_meanings(kind: type) -> dict[str, str]:
     """Return what the docstring of a class says of each argument, on one line."""
-    text = (kind.__doc__ or "").partition("Args:")[2].partition("Raises:")[0]
+    text = (kind.__doc__ or "").partition("Args:")[2]
+    # Up to the next section, which has less in front of it.
+    text = re.split(r"^ {4}\w", text, maxsplit=1, flags=re.MULTILINE)[0]
     entries = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w|\Z)", text + "\n", flags=re.MULTILINE | re.DOTALL)
     return {name: " ".join(meaning.partition("\n\n")[0].split()) for name, meaning in entries}
 

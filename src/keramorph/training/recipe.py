@@ -32,6 +32,10 @@ class Synthesis:
         image: Arguments of `keramorph.synthesis.ImageFromLabels`.
         deformation: Arguments of `keramorph.synthesis.RandomDeformation`.
         affine: Arguments of `keramorph.synthesis.RandomAffine`; null leaves affine maps out.
+
+    Example:
+        >>> Synthesis(num_labels=8, shapes={"scales": [8.0]}).affine is None
+        True
     """
 
     num_labels: int = 16
@@ -56,6 +60,13 @@ class DataSource:
         suffix: Last part of the names of its images.
         cache: Folder that keeps the prepared images for the next run.
         synthesis: Pairs made of random shapes, new ones in each step.
+
+    Raises:
+        OptionError: If none of these is named, or several are.
+
+    Example:
+        >>> DataSource(folder="images", labels="maps").pattern
+        '*'
     """
 
     folder: str | None = None
@@ -97,6 +108,13 @@ class Fit:
         pictures: Epochs from one picture of validation pairs to the next; 0 for none.
         seed: Seed of the weights, of the order of the pairs and of all that is drawn.
         workers: Threads that make batches ahead.
+
+    Raises:
+        OptionError: If an option cannot take its value.
+
+    Example:
+        >>> Fit(epochs=20, schedule="cosine").optimizer
+        'Adam'
     """
 
     epochs: int = 100
