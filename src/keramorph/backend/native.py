@@ -88,7 +88,10 @@ def has_triton() -> bool:
 
 @contextmanager
 def suspended() -> Iterator[None]:
-    """Keep kernels out of what TensorFlow and PyTorch trace in the block: of a graph that runs without Keramorph."""
+    """Keep kernels out of what TensorFlow traces in the block: of a graph that is to run without Keramorph.
+
+    A SavedModel, and what PyTorch exports, has none in any case; ONNX and OpenVINO are made of a function.
+    """
     global _suspended
     before, _suspended = _suspended, True
     try:
