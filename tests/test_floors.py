@@ -13,7 +13,7 @@ FLOORS = {
     2: ("ops", "io"),
     3: ("layers", "losses", "metrics", "compat", "transforms", "synthesis", "preparation"),
     4: ("networks", "solver", "training", "prediction"),
-    5: ("registration", "report"),
+    5: ("registration", "report", "evaluation"),
     6: ("cohort",),
     7: ("cli",),
 }

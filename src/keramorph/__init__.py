@@ -6,8 +6,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PACKAGES = (
-    "backend", "compat", "io", "layers", "losses", "metrics", "networks", "ops", "prediction", "solver", "space",
-    "synthesis", "training", "transforms",
+    "backend", "compat", "evaluation", "io", "layers", "losses", "metrics", "networks", "ops", "prediction", "solver",
+    "space", "synthesis", "training", "transforms",
 )  # fmt: skip
 _NAMES = {
     "Grid": "space", "Image": "space",

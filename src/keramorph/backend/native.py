@@ -12,7 +12,8 @@ import math
 import os
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -85,6 +86,25 @@ def has_triton() -> bool:
     return not _is_turned_off() and "tensorflow" not in sys.modules and importlib.util.find_spec("triton") is not None
 
 
+@contextmanager
+def suspended() -> Iterator[None]:
+    """Keep kernels out of what TensorFlow traces in the block: of a graph that is to run without Keramorph.
+
+    A SavedModel, and what PyTorch exports, has none in any case; ONNX and OpenVINO are made of a function.
+    """
+    global _suspended
+    before, _suspended = _suspended, True
+    try:
+        yield
+    finally:
+        _suspended = before
+
+
+def is_suspended() -> bool:
+    """Whether kernels are kept out just now."""
+    return _suspended
+
+
 def library(name: str) -> str | None:
     """Shared library of another binding (`"xla"`, `"tensorflow"`) beside the extension; None without it."""
     module = extension()
@@ -138,6 +158,7 @@ def threads() -> int:
 
 
 _threads: int | None = None
+_suspended = False
 
 
 def reading_type(image: str, coordinates: str, order: int) -> str:

@@ -19,9 +19,13 @@ from keramorph.backend.comparison import Comparison
 from keramorph.backend.rule import Rule
 
 
-@lru_cache(maxsize=1)
 def ops() -> Any:
-    """Module of the ops; None where kernels are off, not built, or not possible with this TensorFlow."""
+    """Module of the ops; None where kernels are off or suspended, not built, or not possible with this TensorFlow."""
+    return None if native.is_suspended() else _load()
+
+
+@lru_cache(maxsize=1)
+def _load() -> Any:
     path = native.library("tensorflow")
     if path is None:
         return None

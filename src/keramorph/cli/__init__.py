@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from keramorph.cli import apply, demo, info, predict, register
+from keramorph.cli import apply, demo, evaluate, export, info, predict, register, synth, train
 
 __all__ = ["app", "main"]
 
@@ -14,7 +14,7 @@ TERMINATED = 128 + signal.SIGTERM
 
 app = typer.Typer(
     name="keramorph",
-    help="Align two images: find the deformation that lays MOVING onto FIXED, apply it, look at it.",
+    help="Align two images: find the deformation that lays MOVING onto FIXED, apply it; train networks for it.",
     epilog="Exit codes: 0 done; 1 no trustworthy alignment (written all the same); 2 bad input, nothing written.",
     no_args_is_help=True,
     add_completion=False,
@@ -25,6 +25,10 @@ app = typer.Typer(
 app.command()(register.register)
 app.command()(predict.predict)
 app.command()(apply.apply)
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+app.command()(synth.synth)
+app.command()(export.export)
 app.command()(demo.demo)
 app.command()(info.info)
 

@@ -102,4 +102,7 @@ def _publish(aside: Path, folder: Path) -> None:
         aside.rename(folder)
         return
     for path in sorted(aside.iterdir()):
-        path.replace(folder / path.name)
+        place = folder / path.name
+        if path.is_dir() and place.is_dir():
+            shutil.rmtree(place)
+        path.replace(place)

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from keramorph.solver.result import Progress
+    from keramorph.training import Progress as FitProgress
 
 Show = Callable[["Progress"], None]
 
@@ -52,6 +53,70 @@ def show_training(steps: int) -> Iterator[Callable[[float], None]]:
     with _open_bar("{task.description}", "loss {task.fields[loss]:.4f}", "{task.completed}/{task.total} steps") as bar:
         task = bar.add_task("training", total=steps, loss=float("nan"))
         yield lambda loss: bar.update(task, advance=1, loss=loss)
+
+
+@contextmanager
+def show_fit(*, quiet: bool = False) -> Iterator[Callable[[FitProgress], None] | None]:
+    """Yield what `keramorph.training.train` takes as `progress`: epoch, loss, its terms and the time left.
+
+    Args:
+        quiet: Whether nothing is shown.
+    """
+    if quiet:
+        yield None
+    elif _is_terminal():
+        with _open_bar("epoch {task.fields[epoch]}", "{task.fields[losses]}", "{task.fields[left]}") as bar:
+            task = bar.add_task("fit", total=1, epoch="", losses="", left="")
+
+            def show(at: FitProgress) -> None:
+                done = (at.epoch - 1) * at.steps + at.step
+                words = {"epoch": f"{at.epoch}/{at.epochs}", "losses": _list_losses(at.logs), "left": _say_left(at)}
+                bar.update(task, completed=done, total=at.epochs * at.steps, **words)
+
+            yield show
+    else:
+        yield _EpochLines().show
+
+
+@contextmanager
+def show_count(things: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """Yield a function of how many things are done, and of how many there are; None where nothing is shown.
+
+    Args:
+        things: What is counted.
+        quiet: Whether nothing is shown.
+    """
+    if quiet or not _is_terminal():
+        yield None
+        return
+    with _open_bar("{task.completed}/{task.total} " + things) as bar:
+        task = bar.add_task(things, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _EpochLines:
+    """Plain lines for a log: one for each epoch, when it is over."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def show(self, at: FitProgress) -> None:
+        if at.is_validated and at.epoch != self._last:
+            self._last = at.epoch
+            typer.echo(f"epoch {at.epoch:>4}/{at.epochs}  {_list_losses(at.logs)}  {_say_left(at)}", err=True)
+
+
+def _list_losses(logs: dict[str, float]) -> str:
+    """The loss first, then its terms, then what validation says in short."""
+    names = [name for name in logs if not name.startswith("val_") and name != "loss"]
+    names = ["loss", *names, *(name for name in ("val_loss", "val_dice", "val_tre") if name in logs)]
+    return "  ".join(f"{name} {logs[name]:.4f}" for name in names if name in logs)
+
+
+def _say_left(at: FitProgress) -> str:
+    minutes, seconds = divmod(round(at.seconds_left), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d} left"
 
 
 class _Lines:

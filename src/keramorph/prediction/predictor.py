@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keramorph.errors import ArrayTypeError, OptionError, ShapeError
-from keramorph.prediction.keras_network import KerasNetwork, is_keras_model, load_model
+from keramorph.io.keras_models import load_model
+from keramorph.prediction.keras_network import KerasNetwork, is_keras_model
 from keramorph.prediction.network import ArrayNetwork, Network, PlainNetwork
 from keramorph.prediction.shipped_network import BUILTIN, ShippedNetwork
 from keramorph.prediction.tiles import ALIGNED, predict_by_tiles

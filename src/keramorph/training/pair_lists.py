@@ -34,12 +34,13 @@ class Pair(NamedTuple):
     moving_labels: str | Path | None = None
 
 
-def pair_folder(folder: str | Path, *, labels: str | Path | None = None) -> list[Pair]:
+def pair_folder(folder: str | Path, *, labels: str | Path | None = None, pattern: str = "*") -> list[Pair]:
     """Return each two images of a folder as a pair, and the other way round as another.
 
     Args:
         folder: Folder with two images or more; other files, hidden ones and folders in it do not count.
         labels: Folder with a label map for each image, of the same file name.
+        pattern: What the file names of the images match, `"*_T1w.nii.gz"` for one.
 
     Returns:
         Pairs in the order of the file names: n images make n (n - 1) of them.
@@ -56,8 +57,8 @@ def pair_folder(folder: str | Path, *, labels: str | Path | None = None) -> list
         [('one.nii.gz', 'two.nii.gz'), ('two.nii.gz', 'one.nii.gz')]
     """
     place = _require_folder(folder)
-    images = [path for path in sorted(place.iterdir()) if path.is_file() and _is_image(path)]
-    _require_two(images, f"folder={str(folder)!r}", f"Images end in one of {', '.join(_IMAGES)}.")
+    images = [path for path in sorted(place.glob(pattern)) if path.is_file() and is_image(path)]
+    _require_two(images, f"folder={str(folder)!r}, pattern={pattern!r}", f"Images end in one of {', '.join(_IMAGES)}.")
     if labels is None:
         return _pair_all(images)
     maps = [_require_folder(labels) / path.name for path in images]
@@ -143,7 +144,8 @@ def pair_bids(root: str | Path, *, suffix: str = "T1w") -> list[Pair]:
     return _pair_all(images)
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Return whether a file's name is that of an image."""
     return path.name.lower().endswith(_IMAGES) and not path.name.startswith(".")
 
 

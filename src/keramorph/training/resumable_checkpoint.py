@@ -83,6 +83,15 @@ class ResumableCheckpoint(keras.callbacks.Callback):
         self._epoch = 0
         self._resume_at: _Place | None = None
         self._train: Any = None
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Let `fit` end after the present step: it writes the file and raises `KeyboardInterrupt`.
+
+        For the handler of a signal, so that an interrupted training loses nothing. Place this callback last: at the
+        end of an epoch those behind it are not called any more.
+        """
+        self._stopping = True
 
     @property
     def initial_epoch(self) -> int:
@@ -124,12 +133,21 @@ class ResumableCheckpoint(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the file when it is time."""
-        if self._train is None and self.every is not None and (batch + 1) % self.every == 0:
+        due = self._stopping or (self.every is not None and (batch + 1) % self.every == 0)
+        # While batches are passed over, the file holds what there is.
+        if self._train is None and due:
             self._write(_Place(self._epoch, batch + 1))
+        self._end_if_stopped()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the file."""
         self._write(_Place(epoch + 1, 0))
+        self._end_if_stopped()
+
+    def _end_if_stopped(self) -> None:
+        if self._stopping:
+            self._stopping = False
+            raise KeyboardInterrupt
 
     def _pass_over(self, steps: int) -> None:
         """Let the next steps draw their batches and do nothing else."""

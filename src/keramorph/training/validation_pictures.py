@@ -15,14 +15,12 @@ from keramorph._keras import keras
 from keramorph._typing import Array
 from keramorph.errors import InputError, OptionError
 from keramorph.io.writing import replacing
+from keramorph.training.pair_pictures import cut_slice, draw_grid, hide_ticks
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _TITLES = ("fixed", "moving", "moved", "fixed minus moved", "deformed grid")
-_LINES = 16
-"""Lines of the deformed grid along the longer side of a picture."""
 
 
 class ValidationPictures(keras.callbacks.Callback):
@@ -106,19 +104,12 @@ def _draw(views: dict[str, np.ndarray]) -> Figure:
     count = len(views["fixed"])
     figure = Figure(figsize=(2.2 * len(_TITLES), 2.3 * count), layout="constrained")
     for row, places in enumerate(figure.subplots(count, len(_TITLES), squeeze=False)):
-        pair = {name: _cut(array[row]) for name, array in views.items()}
+        pair = {name: cut_slice(array[row]) for name, array in views.items()}
         _draw_pair(places, pair)
         if row == 0:
             for axes, title in zip(places, _TITLES, strict=True):
                 axes.set_title(title, fontsize=9)
     return figure
-
-
-def _cut(array: np.ndarray) -> np.ndarray:
-    """Picture `(rows, columns, values)` of `(*spatial, values)`: the middle slice of a volume, a line as one row."""
-    if array.ndim == 2:
-        return array[None]
-    return array[len(array) // 2] if array.ndim == 4 else array
 
 
 def _draw_pair(places: Any, pair: dict[str, np.ndarray]) -> None:
@@ -129,23 +120,9 @@ def _draw_pair(places: Any, pair: dict[str, np.ndarray]) -> None:
     reach = max(high - low, 1e-6)
     places[3].imshow(fixed - moved, cmap="RdBu_r", vmin=-reach, vmax=reach)
     places[4].imshow(moved, cmap="gray", vmin=low, vmax=high, alpha=0.6)
-    _draw_grid(places[4], pair["displacement"])
+    draw_grid(places[4], pair["displacement"])
     for axes in places:
-        axes.set_xticks([])
-        axes.set_yticks([])
-
-
-def _draw_grid(axes: Axes, displacement: np.ndarray) -> None:
-    """Lines of the moving image's grid, where the deformation carries them: those along which x + u(x) is constant."""
-    sizes = displacement.shape[:2]
-    if min(sizes) < 2:
-        return
-    step = max(sizes) / _LINES
-    for axis in (0, 1):
-        read_at = displacement[..., axis - 2] + np.arange(sizes[axis]).reshape((-1, 1) if axis == 0 else (1, -1))
-        levels = np.arange(np.ceil(read_at.min() / step), np.floor(read_at.max() / step) + 1) * step
-        if 0 < len(levels) < 20 * _LINES:
-            axes.contour(read_at, levels=levels, colors="#ffd23f", linewidths=0.6)
+        hide_ticks(axes)
 
 
 def _log(picture: bytes, folder: Path, step: int) -> None:
