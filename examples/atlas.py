@@ -25,7 +25,7 @@ def grow(ages):
 
 def small_and_smooth(_, displacement):
     """What keeps the atlas in the middle of the subjects: displacements from it are to be small, and smooth."""
-    return diffusion(displacement) + 0.05 * keras.ops.mean(keras.ops.square(displacement), axis=(1, 2, 3))
+    return diffusion(displacement) + 0.2 * keras.ops.mean(keras.ops.square(displacement), axis=(1, 2, 3))
 
 
 def main(steps, folder):
@@ -53,7 +53,7 @@ def main(steps, folder):
         np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(true, guess, strict=True)])
         for guess in (np.stack([mean] * len(AGES)), found)
     )
-    draw({"true body": true, "mean of all subjects": np.stack([mean] * len(AGES)), "atlas": found}, folder / "atlas.png")
+    draw({"true body": true, "mean image": np.stack([mean] * len(AGES)), "atlas": found}, folder / "atlas.png")
     print(f"correlation with the true body of each age: {before:.3f} for the mean image, {after:.3f} for the atlas")
     return {"mean_image": float(before), "atlas": float(after)}
 
