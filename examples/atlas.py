@@ -1,14 +1,14 @@
-"""Build an atlas of bodies that change with age: sharp images of the average body of each age, from blurred evidence."""
+"""Build an atlas of bodies that change with age: the average body of each age, sharp where their mean is a blur."""
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
 
 from command import run
-from matplotlib.figure import Figure
-import numpy as np
-from subjects import SIZE, draw_body, draw_subjects, paint
-
 from keramorph import ops
 from keramorph.losses import MSE, diffusion
 from keramorph.networks import ConditionalAtlas, VoxelMorph
-import keras
+from subjects import SIZE, draw_body, draw_subjects, paint
 
 BATCH = 8
 CENTRE = (48, 35)
@@ -53,9 +53,11 @@ def main(steps, folder):
         np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(true, guess, strict=True)])
         for guess in (np.stack([mean] * len(AGES)), found)
     )
+    change = np.corrcoef((true[-1] - true[0]).ravel(), (found[-1] - found[0]).ravel())[0, 1]
     draw({"true body": true, "mean image": np.stack([mean] * len(AGES)), "atlas": found}, folder / "atlas.png")
     print(f"correlation with the true body of each age: {before:.3f} for the mean image, {after:.3f} for the atlas")
-    return {"mean_image": float(before), "atlas": float(after)}
+    print(f"correlation of its change from the youngest to the oldest with the true change: {change:.3f}")
+    return {"mean_image": float(before), "atlas": float(after), "change": float(change)}
 
 
 def draw(rows, path):

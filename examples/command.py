@@ -10,7 +10,9 @@ def run(main, *, steps):
     script = Path(inspect.getfile(main))
     parser = argparse.ArgumentParser(description=inspect.getdoc(main))
     parser.add_argument("--steps", type=int, default=steps, help=f"batches to learn from ({steps})")
-    parser.add_argument("--out", type=Path, default=Path(script.stem), help=f"folder for what is written ({script.stem})")
+    parser.add_argument(
+        "--out", type=Path, default=Path(script.stem), help=f"folder for what is written ({script.stem})"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     main(options.steps, options.out)

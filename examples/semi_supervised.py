@@ -1,12 +1,12 @@
 """Labels while it trains, none afterwards: what do they teach a network about images that hardly show the organs?"""
 
-from command import run
-from subjects import SIZE, draw_pairs, draw_subjects
+import keras
 
+from command import run
 from keramorph.losses import NCC, Diffusion
 from keramorph.networks import VoxelMorph
 from keramorph.training import RegistrationModel, RegistrationOptions, ValidationPictures
-import keras
+from subjects import SIZE, draw_pairs, draw_subjects
 
 BATCH = 8
 NOISE = 0.5  # at most, as a standard deviation: images go from 0 to 1

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from keramorph import ops, synthesis
-import keras
 
 SIZE = 64
 ORGANS = 6

@@ -1,8 +1,8 @@
-"""Train a network on random shapes alone: it registers bodies that it has never seen, the two images of unlike contrast."""
+"""Train a network on random shapes alone: it registers bodies it has never seen, of one contrast to another."""
+
+import keras
 
 from command import run
-from subjects import SIZE, draw_pairs, draw_subjects
-
 from keramorph.losses import Diffusion
 from keramorph.networks import DualStream
 from keramorph.synthesis import (
@@ -16,7 +16,7 @@ from keramorph.synthesis import (
     SyntheticPairs,
 )
 from keramorph.training import RegistrationModel, RegistrationOptions, ValidationPictures
-import keras
+from subjects import SIZE, draw_pairs, draw_subjects
 
 BATCH = 8
 SHAPES = 6
