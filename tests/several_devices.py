@@ -5,17 +5,8 @@ Prints as JSON the losses of all steps and the sum of the squared weights at the
 
 import json
 import os
-import sys
-
-BACKEND = os.environ["KERAS_BACKEND"]
-if BACKEND == "jax":
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-if BACKEND == "tensorflow":
-    import tensorflow as tf
-
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-    )
+import tempfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -24,8 +15,8 @@ from keramorph.losses import MSE, Diffusion
 from keramorph.networks import VoxelMorph
 from keramorph.training import RegistrationModel, RegistrationOptions
 
-STEPS, BATCH, RATE = 3, 4, 0.5
-IMAGES = np.random.default_rng(0).random((2, STEPS * BATCH, 8, 8, 1), dtype="float32")
+STEPS, BATCH, RATE = 3, 4, 0.005
+IMAGES = np.tile(np.random.default_rng(0).random((2, BATCH, 8, 8, 1), dtype="float32"), (1, STEPS, 1, 1, 1))
 PAIRS = {"fixed": IMAGES[0], "moving": IMAGES[1]}
 
 
@@ -71,6 +62,8 @@ def train_with_jax():
 
 
 def train_with_tensorflow():
+    import tensorflow as tf
+
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     assert strategy.num_replicas_in_sync == 2
     with strategy.scope():
@@ -81,9 +74,9 @@ def train_with_tensorflow():
 def train_with_torch():
     import torch
 
-    with __import__("tempfile").TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(work, (folder,), nprocs=2)
-        return json.loads(open(f"{folder}/found").read())
+        return json.loads(Path(folder, "found").read_text())
 
 
 def work(rank, folder):
@@ -106,12 +99,22 @@ def work(rank, folder):
         torch.distributed.all_reduce(mean)
         losses.append(float(mean) / 2)
     if rank == 0:
-        with open(f"{folder}/found", "w") as file:
-            json.dump((losses, weigh(model)), file)
+        Path(folder, "found").write_text(json.dumps((losses, weigh(model))))
     torch.distributed.destroy_process_group()
 
 
+def split_cpu():
+    """Make two devices of the CPU, which must be done before a framework uses it; PyTorch has processes instead."""
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
 if __name__ == "__main__":
+    split_cpu()
     alone = train(make_model())
-    together = getattr(sys.modules[__name__], f"train_with_{BACKEND}")()
+    together = globals()[f"train_with_{keras.backend.backend()}"]()
     print(json.dumps({"alone": alone, "together": together}))

@@ -18,6 +18,6 @@ def test_two_devices_train_to_the_same_losses_and_weights_as_one():
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     (alone, weight), (together, weight_together) = found["alone"], found["together"]
-    assert alone[-1] < 0.95 * alone[0]
+    assert alone[0] > alone[1] > alone[2]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
     np.testing.assert_allclose(weight_together, weight, rtol=1e-6)
