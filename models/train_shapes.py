@@ -62,8 +62,8 @@ class Log(keras.callbacks.Callback):
 
 
 def make_pairs(ndim, shape, batch_size):
-    """Pairs of random shapes, half of them alike in contrast, deformed and a little turned, shifted and stretched."""
-    image = synthesis.ImageFromLabels(LABELS, seed=SEED + 1)
+    """Pairs of random shapes, three in five alike in contrast, deformed and a little turned, shifted and stretched."""
+    image = synthesis.ImageFromLabels(LABELS, alike=0.6, seed=SEED + 1)
     image.effects.append(synthesis.RandomNoise(sd=0.08, seed=SEED + 2))
     pairs = synthesis.PairFromLabels(
         LABELS,
@@ -71,7 +71,6 @@ def make_pairs(ndim, shape, batch_size):
         image=image,
         deformation=synthesis.RandomDeformation(strength=(0.5, STRENGTHS[ndim]), scales=(8, 16, 32, 64), seed=SEED + 3),
         affine=synthesis.RandomAffine(translation=2.5, rotation=0.05, scale=1.05, shear=0.02, seed=SEED + 4),
-        alike=0.6,
         seed=SEED,
     )
     shapes = synthesis.RandomShapes(num_labels=LABELS, scales=(6, 12, 24, 48), seed=SEED + 5)
@@ -115,6 +114,7 @@ def train(ndim, output, *, shape, batch_size, epochs):
 
 
 def main():
+    """Parse the command and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ndim", type=int, choices=(2, 3))
     parser.add_argument("--epochs", type=int, default=None)

@@ -111,9 +111,9 @@ def test_pairs_are_alike_in_contrast_as_often_as_asked_and_never_in_noise():
     """Undeformed and without effects, two images of one contrast differ by what noise there is, and no less."""
     still, labels = RandomDeformation(strength=0.0), draw_labels(1, (12, 14)).repeat(40, axis=0)
     for share, sd in ((1.0, 0.0), (1.0, 0.1), (0.5, 0.0)):
-        image = ImageFromLabels(4, sd=(sd, sd), black_background=0.0, effects=[], seed=1)
-        pair = draw_pair(PairFromLabels(4, image=image, deformation=still, alike=share, seed=2), labels)
-        same = [np.allclose(fixed, moving, atol=1e-6) for fixed, moving in zip(pair["fixed"], pair["moving"])]
+        image = ImageFromLabels(4, sd=(sd, sd), black_background=0.0, alike=share, effects=[], seed=1)
+        pair = draw_pair(PairFromLabels(4, image=image, deformation=still, seed=2), labels)
+        same = [np.allclose(*images, atol=1e-6) for images in zip(pair["fixed"], pair["moving"], strict=True)]
         if sd:
             assert not any(same)
         else:

@@ -68,7 +68,7 @@ def _move_image(transform: Path, image: Path, output: Path, reference: Path | No
 
 
 def _move_points(transform: Path, points: Path, output: Path) -> None:
-    from keramorph.cli.points import read_points, write_points
+    from keramorph.io.points import read_points, write_points
     from keramorph.transforms import read_transform
 
     table = read_points(points)

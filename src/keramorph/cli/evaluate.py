@@ -17,8 +17,6 @@ from keramorph.cli.output import check_free, stage
 from keramorph.cli.progress import show_count
 from keramorph.errors import FileError, OptionError
 
-_LANDMARKS = ("fixed_landmarks", "moving_landmarks")
-
 
 @guard
 def evaluate(
@@ -62,32 +60,28 @@ def _list_pairs(pairs: Path, label_maps: Path | None, pattern: str) -> list[Any]
     from keramorph.training import pair_folder, read_pairs
 
     if pairs.is_dir():
-        return [EvaluationPair(*pair) for pair in pair_folder(pairs, labels=label_maps, pattern=pattern)]
-    if label_maps is not None:
+        listed = pair_folder(pairs, labels=label_maps, pattern=pattern)
+    elif label_maps is None:
+        listed = read_pairs(pairs)
+    else:
         raise OptionError(
             f"Label maps of a table are columns of it. Received: --label-maps {label_maps} with {pairs}. Name them "
             "there, as fixed_labels and moving_labels."
         )
-    listed = read_pairs(pairs)
-    return [EvaluationPair(*pair, *points) for pair, points in zip(listed, _read_landmarks(pairs), strict=True)]
+    return [EvaluationPair(*pair[:4], *_read_landmarks(*pair[4:])) for pair in listed]
 
 
-def _read_landmarks(table: Path) -> list[tuple[Any, Any]]:
-    """Landmarks of each row of a table: points, or None where the fields are empty."""
-    from keramorph.cli.points import read_points
+def _read_landmarks(*files: Any) -> list[Any]:
+    """Landmarks of either image of a pair: points, or None where it has no file of them."""
+    from keramorph.io.points import read_points
 
-    found = []
-    with table.open(newline="", encoding="utf-8-sig") as stream:
-        for number, row in enumerate(csv.DictReader(stream), start=1):
-            names = [(row.get(column) or "").strip() for column in _LANDMARKS]
-            points = [read_points(table.parent / name).points if name else None for name in names]
-            if len({len(one) if one is not None else None for one in points}) > 1:
-                raise FileError(
-                    f"Landmarks are two files with as many points. Received: {table} with {names} in pair {number}. "
-                    "Name both, in the same order."
-                )
-            found.append((points[0], points[1]))
-    return found
+    points = [None if file is None else read_points(Path(file)).points for file in files]
+    if len({len(one) for one in points if one is not None}) > 1:
+        raise FileError(
+            f"Landmarks are two files with as many points. Received: {', '.join(map(str, files))}. List them in the "
+            "same order."
+        )
+    return points
 
 
 def _name_columns(scores: Sequence[Any]) -> list[int]:

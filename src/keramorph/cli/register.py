@@ -179,7 +179,7 @@ def _join_masks(given: list[Path]) -> Path | list[Path] | None:
 
 def _add_hints(images: list[Path], number: int, hints: dict[str, tuple[Path | None, Path | None]]) -> Any:
     """The fixed or the moving images (0 or 1), with what the files say of them."""
-    from keramorph.cli.points import read_points
+    from keramorph.io.points import read_points
     from keramorph.registration import Scan
 
     landmarks, labels = hints["landmarks"][number], hints["labels"][number]

@@ -39,7 +39,6 @@ class PairFromLabels(RandomLayer):
         image: Layer that paints, called once for each of the two images; None takes `ImageFromLabels(num_labels)`.
         deformation: What either map is deformed by; None takes `RandomDeformation()`.
         affine: What either map is moved by besides; None leaves affine maps out.
-        alike: Share of the pairs whose two images have one contrast, before the noise and the effects of each.
         seed: Seed of the random numbers, from which those of the layers made here are derived; None takes random ones.
         **kwargs: `name` and `dtype` of the Keras layer.
 
@@ -68,7 +67,6 @@ class PairFromLabels(RandomLayer):
         image: ImageFromLabels | None = None,
         deformation: RandomDeformation | None = None,
         affine: RandomAffine | None = None,
-        alike: float = 0.0,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -82,7 +80,6 @@ class PairFromLabels(RandomLayer):
         self.image = ImageFromLabels(self.num_labels, seed=seeds[0]) if image is None else image
         self.deformation = RandomDeformation(seed=seeds[1]) if deformation is None else deformation
         self.affine = affine
-        self.alike = self.to_share("alike", alike)
 
     def call(self, labels: Any) -> dict[str, Array]:
         """The pair, as a dictionary."""
@@ -130,8 +127,7 @@ class PairFromLabels(RandomLayer):
     def get_config(self) -> dict[str, Any]:
         """Configuration from which `from_config` makes the layer again."""
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in _PARTS}
-        own = {"num_labels": self.num_labels, "scored": self.scored, "alike": self.alike}
-        return {**super().get_config(), **own, **parts}
+        return {**super().get_config(), "num_labels": self.num_labels, "scored": self.scored, **parts}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> PairFromLabels:
@@ -142,9 +138,9 @@ class PairFromLabels(RandomLayer):
     def _draw_contrasts(self, batch: Any) -> tuple[Array, Array]:
         """Contrast of the fixed images, and of the moving ones."""
         fixed, moving = (self.image.draw_contrast(batch) for _ in range(2))
-        if not self.alike:
+        if not self.image.alike:
             return fixed, moving
-        alike = self.draw_uniform((batch, 1, 1)) < self.alike
+        alike = self.draw_uniform((batch, 1, 1)) < self.image.alike
         return fixed, keras.ops.where(alike, fixed, moving)
 
     def _separate(self, labels: Array) -> Array:

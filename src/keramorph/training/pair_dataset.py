@@ -14,6 +14,7 @@ from keramorph.io import read_image
 from keramorph.preparation import PairOptions, prepare_image, prepare_labels, read_on_grid_of
 from keramorph.space import Grid, Image
 from keramorph.training.image_cache import ImageCache
+from keramorph.training.pair_landmarks import count_landmarks, find_indices, read_landmarks, view_indices
 from keramorph.training.pair_lists import Pair, check_pairs
 from keramorph.transforms import AffineTransform, Transform
 
@@ -27,7 +28,9 @@ class PairDataset(keras.utils.PyDataset):
     """Batches of pairs of images from files, all on one grid: dictionaries for `RegistrationModel.fit`.
 
     A batch has `fixed` and `moving`, `(batch, *shape, channels)` float32 in [0, 1], and, where the pairs have label
-    maps, `fixed_labels` and `moving_labels`, `(batch, *shape, labels)` float32, one-hot without the background. The
+    maps, `fixed_labels` and `moving_labels`, `(batch, *shape, labels)` float32, one-hot without the background. Where
+    some have landmarks, it has `fixed_landmarks` and `moving_landmarks`, `(batch, points, ndim)` float32 in voxels, as
+    many as the pair with the most of them has: NaN where one is missing, or lies outside of what the image shows. The
     last batch of an epoch may be smaller.
 
     All files are read when the dataset is made, so that what is wrong with any of them is said before training starts,
@@ -35,7 +38,7 @@ class PairDataset(keras.utils.PyDataset):
     the seed and the number of the epoch alone, whatever has run before.
 
     Args:
-        pairs: Pairs of files: `Pair`s, or tuples (fixed, moving) or (fixed, moving, fixed_labels, moving_labels).
+        pairs: Pairs of files: `Pair`s, or tuples of as many of its entries.
         options: The common grid, the labels and the augmentation.
         batch_size: Pairs in a batch.
         seed: Seed of the order and of the augmentation; None goes through the pairs as listed, whole and as they are:
@@ -85,6 +88,7 @@ class PairDataset(keras.utils.PyDataset):
         self.align = align
         self.epoch = 0
         self._cache = ImageCache(cache)
+        self._landmarks = 0
         if self.batch_size < 1:
             raise OptionError(f"A batch has at least one pair. Received: batch_size={batch_size!r}. Take 1.")
         if self.has_labels and not options.labels:
@@ -132,6 +136,7 @@ class PairDataset(keras.utils.PyDataset):
                 continue
             if not labelled:
                 channels.setdefault(array.shape[-1], path)
+        problems += self._check_landmarks()
         if len(channels) > 1:
             listed = ", ".join(f"{count} in {str(path)!r}" for count, path in sorted(channels.items()))
             problems.append(f"All images have as many channels. Received: {listed}. Take the mean of the colours.")
@@ -139,6 +144,16 @@ class PairDataset(keras.utils.PyDataset):
             more = len(problems) - _MOST_PROBLEMS
             listed = "\n".join(problems[:_MOST_PROBLEMS]) + (f"\nand {more} more" if more > 0 else "")
             raise FileError(f"Of {len(wanted)} files some cannot be used:\n{listed}")
+
+    def _check_landmarks(self) -> list[str]:
+        """Count the landmarks of each pair; what is wrong with their files."""
+        problems = []
+        for pair in self.pairs:
+            try:
+                self._landmarks = max(self._landmarks, count_landmarks(pair, len(self.options.shape)))
+            except FileError as problem:
+                problems.append(str(problem))
+        return list(dict.fromkeys(problems))
 
     def _prepare(self, path: Path, frame: Path, labelled: bool) -> np.ndarray:
         """A file on the common grid, laid on the middle of the image `frame`: the file itself, or that of its image."""
@@ -160,17 +175,35 @@ class PairDataset(keras.utils.PyDataset):
         """Arrays of a pair by name, label maps as numbers of channels."""
         files = {name: Path(file) for name, file in pair._asdict().items() if file is not None}
         settled = files if self.align is None else {name: file for name, file in files.items() if "fixed" in name}
-        found = {
-            name: self._prepare(file, files[name.removesuffix("_labels")], name.endswith("labels"))
-            for name, file in settled.items()
-        }
+        found = self._load_missing()
+        for name, file in settled.items():
+            frame = files[name.split("_")[0]]
+            if name.endswith("landmarks"):
+                found[name] = self._place_landmarks(file, frame)
+            else:
+                found[name] = self._prepare(file, frame, name.endswith("labels"))
         return found if self.align is None else found | self._load_aligned(files)
 
+    def _load_missing(self) -> dict[str, np.ndarray]:
+        """Landmarks of a pair that has none, where others have some."""
+        nowhere = np.full((self._landmarks, len(self.options.shape)), np.nan)
+        return {f"{side}_landmarks": nowhere for side in ("fixed", "moving") if self._landmarks}
+
+    def _place_landmarks(self, path: Path, frame: Path) -> np.ndarray:
+        """Landmarks of a file in voxels of the common grid, laid on the middle of their image."""
+
+        def make() -> np.ndarray:
+            grid = read_on_grid_of(frame, self.options)[1]
+            return find_indices(read_landmarks(path, grid.ndim), grid, self._landmarks)
+
+        settings = (self.options.shape, self.options.spacing, self._landmarks)
+        return self._cache.get(self._cache.name((path, frame), "landmarks", *settings), make)
+
     def _load_aligned(self, files: dict[str, Path]) -> dict[str, np.ndarray]:
-        """The moving image, and its labels, on the grid of the fixed one by the transform between them."""
+        """The moving image, its labels and its landmarks on the grid of the fixed one, by the transform between."""
         options = self.options
 
-        @functools.cache  # for the labels too, and only where the cache lacks one of the two
+        @functools.cache  # for all of them, and only where the cache lacks one
         def align() -> tuple[Image, Grid, Transform]:
             fixed, grid = read_on_grid_of(files["fixed"], options)
             moving = read_image(files["moving"])
@@ -184,11 +217,19 @@ class PairDataset(keras.utils.PyDataset):
             path, (_, grid, transform) = files["moving_labels"], align()
             return prepare_labels(read_image(path), grid, transform, labels=options.labels, name=str(path))
 
+        def make_landmarks() -> np.ndarray:
+            _, grid, transform = align()
+            points = read_landmarks(files["moving_landmarks"], grid.ndim)
+            known = np.isfinite(points).all(axis=-1)
+            points[known] = transform.inverse().apply_points(points[known])
+            return find_indices(points, grid, self._landmarks)
+
+        settings = (options.shape, options.spacing, options.labels, self._landmarks)
         found = {}
-        for name, make in (("moving", make_image), ("moving_labels", make_labels)):
+        for kind, make in (("", make_image), ("_labels", make_labels), ("_landmarks", make_landmarks)):
+            name = f"moving{kind}"
             if name in files:
-                used = (files["fixed"], files["moving"], files[name])
-                key = self._cache.name(used, "aligned", options.shape, options.spacing, options.labels)
+                key = self._cache.name((files["fixed"], files["moving"], files[name]), f"aligned{kind}", *settings)
                 found[name] = self._cache.get(key, make)
         return found
 
@@ -202,9 +243,15 @@ class PairDataset(keras.utils.PyDataset):
     def _vary(self, arrays: dict[str, np.ndarray], place: int) -> dict[str, np.ndarray]:
         """A sample of a pair: its window, mirrored or not, with a channel for each label."""
         window, mirrored = self._draw_view(place)
-        sample = {name: np.flip(array[window], mirrored) for name, array in arrays.items()}
         channels = np.arange(1, len(self.options.labels) + 1)
-        return {name: array == channels if name.endswith("labels") else array for name, array in sample.items()}
+        sample = {}
+        for name, array in arrays.items():
+            if name.endswith("landmarks"):
+                sample[name] = view_indices(array, window, mirrored)
+                continue
+            seen = np.flip(array[window], mirrored)
+            sample[name] = seen == channels if name.endswith("labels") else seen
+        return sample
 
     def _draw_view(self, place: int) -> tuple[tuple[slice, ...], tuple[int, ...]]:
         """Window and mirrored axes of the pair at a place in the order of this epoch."""

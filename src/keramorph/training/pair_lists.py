@@ -11,17 +11,20 @@ from typing import NamedTuple
 from keramorph.errors import FileError, InputError
 
 _IMAGES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
-_COLUMNS = ("fixed", "moving", "fixed_labels", "moving_labels")
+_COLUMNS = ("fixed", "moving", "fixed_labels", "moving_labels", "fixed_landmarks", "moving_landmarks")
 
 
 class Pair(NamedTuple):
-    """Files of two images to register, and of their label maps where there are some.
+    """Files of two images to register, and of their label maps and landmarks where there are some.
 
     Args:
         fixed: File of the fixed image, or folder of a DICOM series.
         moving: File of the moving image.
         fixed_labels: Label map of the fixed image, integers on any grid of the same space.
         moving_labels: Label map of the moving image; either both images have one or neither.
+        fixed_landmarks: Landmarks of the fixed image: a CSV file with the columns x, y and, in 3-D, z, in millimetres,
+            LPS. A row without numbers is a landmark that is missing here.
+        moving_landmarks: Landmarks of the moving image, in the same order; either both images have some or neither.
 
     Example:
         >>> Pair("one.nii.gz", "two.nii.gz").fixed_labels is None
@@ -32,6 +35,8 @@ class Pair(NamedTuple):
     moving: str | Path
     fixed_labels: str | Path | None = None
     moving_labels: str | Path | None = None
+    fixed_landmarks: str | Path | None = None
+    moving_landmarks: str | Path | None = None
 
 
 def pair_folder(folder: str | Path, *, labels: str | Path | None = None, pattern: str = "*") -> list[Pair]:
@@ -72,13 +77,15 @@ def pair_folder(folder: str | Path, *, labels: str | Path | None = None, pattern
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
-    """Return the pairs of a table: a CSV file with the columns fixed, moving, and perhaps fixed_labels, moving_labels.
+    """Return the pairs of a table: a CSV file with the columns fixed and moving.
+
+    It may have the columns `fixed_labels`, `moving_labels`, `fixed_landmarks` and `moving_landmarks` besides.
 
     Args:
         path: The table. File names in it count from its own folder; other columns do not matter.
 
     Returns:
-        One pair for each row, in their order; an empty field of labels is None.
+        One pair for each row, in their order; an empty field of labels or landmarks is None.
 
     Raises:
         FileError: If the table is missing, lacks a column or a row, or a row lacks an image.
@@ -182,17 +189,18 @@ def check_pairs(pairs: Sequence[Sequence[str | Path | None]]) -> list[Pair]:
     """Return pairs, given as such or as tuples, once each is known to have labels for both images or for neither."""
     found = []
     for number, given in enumerate(pairs):
-        if isinstance(given, str) or not 2 <= len(given) <= 4:
+        if isinstance(given, str) or not 2 <= len(given) <= 6:
             raise InputError(
-                "A pair is (fixed, moving), or (fixed, moving, fixed_labels, moving_labels). Received: "
-                f"pairs[{number}]={given!r}. Name two files."
+                "A pair is (fixed, moving), or (fixed, moving, fixed_labels, moving_labels), and may end with "
+                f"fixed_landmarks, moving_landmarks. Received: pairs[{number}]={given!r}. Name two files."
             )
         pair = Pair(*given)  # type: ignore[arg-type]
-        if (pair.fixed_labels is None) != (pair.moving_labels is None):
-            raise InputError(
-                f"Both images of a pair have labels, or neither has. Received: pairs[{number}]={given!r}. "
-                "Name both label maps."
-            )
+        for kind in ("labels", "landmarks"):
+            if (getattr(pair, f"fixed_{kind}") is None) != (getattr(pair, f"moving_{kind}") is None):
+                raise InputError(
+                    f"Both images of a pair have {kind}, or neither has. Received: pairs[{number}]={given!r}. "
+                    f"Name both files of {kind}."
+                )
         found.append(pair)
     if not found:
         raise InputError("A dataset needs a pair to begin with. Received: pairs=[]. Check where they were looked for.")

@@ -41,6 +41,14 @@ class _FoldsPercent(FoldingShare):
         return 100.0 * super().result()
 
 
+class _Average(keras.losses.Loss):
+    """The mean of `y_pred`, by Keras' own reduction: under `tf.distribute` it knows how many devices add up."""
+
+    def call(self, y_true: Array, y_pred: Array) -> Array:
+        """The values as they are."""
+        return y_pred
+
+
 @keras.saving.register_keras_serializable(package="keramorph")
 class RegistrationModel(keras.Model):
     """Model that trains a network which takes two images and returns the displacement between them.
@@ -185,7 +193,8 @@ class RegistrationModel(keras.Model):
         self._scoring = not training
         if not training:
             self._score(x, y_pred, weights)
-        return ops.mean(weights * total) + sum(extra)
+        total = weights * total + sum(extra)
+        return _Average(name="average", dtype=total.dtype)(total, total)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Array | None = None) -> dict[str, Array]:
         """Return the loss, the terms, and in evaluation the scores for which a batch has what they need.

@@ -28,11 +28,12 @@ class PointTable:
     points: np.ndarray
 
 
-def read_points(path: Path) -> PointTable:
+def read_points(path: Path, *, missing: bool = False) -> PointTable:
     """Return the points in a file with the columns x, y and perhaps z, or x_mm, y_mm and z_mm.
 
     Args:
         path: Comma-separated values with a header; other columns are kept.
+        missing: Whether a row may lack its coordinates, which are then NaN.
 
     Raises:
         FileError: If the file is missing, has no such columns, or holds something else than numbers.
@@ -48,7 +49,7 @@ def read_points(path: Path) -> PointTable:
     for names in NAMES:
         columns = tuple(name for name in names if name in header)
         if len(columns) >= 2:
-            return PointTable(rows, columns, _read_numbers(rows, columns, path))
+            return PointTable(rows, columns, _read_numbers(rows, columns, path, missing))
     raise FileError(
         f"The columns x, y and perhaps z were expected, in millimetres. Received: path={str(path)!r} with "
         f"{', '.join(header) or 'no header'}. Rename the columns in the first line."
@@ -70,12 +71,12 @@ def write_points(table: PointTable, points: np.ndarray, path: Path) -> None:
             writer.writerow(row | {name: f"{value:.6f}" for name, value in zip(table.columns, point, strict=True)})
 
 
-def _read_numbers(rows: list[dict[str, str]], columns: tuple[str, ...], path: Path) -> np.ndarray:
+def _read_numbers(rows: list[dict[str, str]], columns: tuple[str, ...], path: Path, missing: bool) -> np.ndarray:
     try:
-        points = np.array([[float(row[name]) for name in columns] for row in rows])
+        points = np.array([[float(row[name] or "nan") for name in columns] for row in rows])
     except (TypeError, ValueError):
-        points = np.array([[np.nan]])
-    if not rows or not np.isfinite(points).all():
+        points = np.array([[np.inf]])
+    if not rows or np.isinf(points).any() or (np.isnan(points).any() and not missing):
         raise FileError(
             f"A number was expected in each of {', '.join(columns)}, and one row at least. Received: "
             f"path={str(path)!r}. Fill in or drop the rows that are incomplete."
