@@ -83,7 +83,7 @@ def register(
     algorithm: Annotated[Algorithm | None, typer.Option(help="How a deformation is found.")] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Trained network, .keras, whose displacement is one more start."),
+        typer.Option(metavar="FILE", help="Trained network, .keras or builtin, which finds one more start."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Parameters, .yaml, or summary.json of an earlier run.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show all parameters, and end.")] = False,

@@ -20,8 +20,8 @@ class ArrayNetwork(Protocol):
 
     Attributes:
         ndim: Number of spatial axes.
-        voxels: How many voxels of the grid on which it sees images lie along the longest axis of what the fixed image
-            shows. The grid is straight and isotropic.
+        voxels: How many voxels at most of the grid on which it sees images lie along the longest axis of what the fixed
+            image shows. The grid is straight and isotropic, and no finer than the fixed image.
 
     Example:
         >>> class Still:
@@ -53,7 +53,7 @@ class View:
         sizes: Voxels along each array axis, None along those that may have any number.
         channels: Channels of an image.
         spacing: Millimetres between voxels along each array axis.
-        voxels: Voxels along the longest axis of an isotropic grid, in place of a spacing, by the number of axes.
+        voxels: Most voxels along the longest axis of an isotropic grid, in place of a spacing, by the number of axes.
         smooth: Whether it takes a smoothness.
     """
 
@@ -76,7 +76,8 @@ class View:
             )
         spacing: Sequence[float] | float = finest_spacing(fixed)
         if self.voxels is not None:
-            spacing = float((np.abs(fixed.matrix) @ np.asarray(fixed.shape)).max()) / self.voxels[fixed.ndim]
+            extent = np.abs(fixed.matrix) @ np.asarray(fixed.shape)
+            spacing = max(finest_spacing(fixed), float(extent.max()) / self.voxels[fixed.ndim])
         elif self.spacing is not None:
             spacing = self.spacing
         whole = cover(fixed, spacing)

@@ -51,9 +51,9 @@ class Predictor:
         model: `"builtin"` for the network that comes with the package, in 2-D and 3-D, which needs no framework; or the
             path of a `.keras` file; or a Keras model: a `RegistrationModel`, or any network that is called with
             `[fixed, moving]`, or with a dictionary of them, and returns a dictionary with the `displacement` in voxels;
-            or an object that needs no framework, as below: it has `ndim`, the number of axes, `voxels`, how many of an
-            isotropic grid lie along the longest axis, and `predict`, which takes two images `(1, *spatial, 1)` float32
-            and returns the displacement `(1, *spatial, ndim)`.
+            or an object that needs no framework, as below: it has `ndim`, the number of axes, `voxels`, how many at
+            most of an isotropic grid lie along the longest axis, and `predict`, which takes two images
+            `(1, *spatial, 1)` float32 and returns the displacement `(1, *spatial, ndim)`.
         tile: Longest edge in voxels, a multiple of 16, of the parts in which a larger image is seen one by one, so that
             memory stays within bounds. They overlap by a quarter, and their displacements fade into each other. None
             for the whole at once. A network that takes a single size sees all of that.

@@ -16,7 +16,8 @@ BUILTIN = "builtin"
 """What these networks are called where a model is named."""
 
 _VOXELS = {2: 256, 3: 96}
-"""Voxels along the longest axis of an image that a network sees: about as many as in training, and done in a moment."""
+"""Most voxels along the longest axis of an image that a network sees: what structures look like in training, and what
+is done in a moment."""
 
 
 class ShippedNetwork(Network):
