@@ -7,6 +7,7 @@ from typing import Any
 
 from keramorph._keras import keras
 from keramorph.errors import ShapeError
+from keramorph.networks.channels_last import CONVOLUTIONS, POOLINGS, UPSAMPLINGS
 
 _AXES = (1, 2, 3)
 """Numbers of spatial axes for which Keras has convolutions."""
@@ -29,7 +30,7 @@ def check_image_shape(model: str, input_shape: Sequence[int | None]) -> tuple[in
 def make_convolution(ndim: int, filters: int, size: int = 3, **options: Any) -> Any:
     """Convolution in `ndim` dimensions that keeps the size; the options are those of the Keras layer."""
     options = {"padding": "same", "data_format": "channels_last", **options}
-    return getattr(keras.layers, f"Conv{ndim}D")(filters, size, **options)
+    return CONVOLUTIONS[ndim](filters, size, **options)
 
 
 def convolve(
@@ -68,8 +69,7 @@ def predict_field(features: Any, name: str) -> Any:
 
 def pool(features: Any, name: str, policy: Any) -> Any:
     """Maximum of each 2 voxels along each axis."""
-    kind = getattr(keras.layers, f"MaxPooling{count_axes(features)}D")
-    return kind(2, data_format="channels_last", dtype=policy, name=name)(features)
+    return POOLINGS[count_axes(features)](2, data_format="channels_last", dtype=policy, name=name)(features)
 
 
 def standardize(features: Any, name: str, policy: Any) -> Any:
@@ -87,7 +87,7 @@ def average(image: Any, factor: int, name: str, policy: Any = "float32") -> Any:
 def grow(features: Any, name: str, policy: Any) -> Any:
     """Features on twice as many voxels along each axis, each one repeated."""
     ndim = count_axes(features)
-    return getattr(keras.layers, f"UpSampling{ndim}D")(2, **_describe_layout(ndim), dtype=policy, name=name)(features)
+    return UPSAMPLINGS[ndim](2, **_describe_layout(ndim), dtype=policy, name=name)(features)
 
 
 def crop(features: Any, margins: Sequence[tuple[int, int]], name: str, policy: Any) -> Any:

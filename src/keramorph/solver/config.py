@@ -71,8 +71,8 @@ class Config:
             bounds the time that a large image takes.
         time_budget: Seconds that the whole of a registration may take, its files included; 0 for as many as it needs.
             What has been found by then is the result, which depends on the machine.
-        model: A network that predicts one more start of the deformation, after the affine stage: `"builtin"` for the one
-            that comes along, the path of a `.keras` file, a Keras model, or a `keramorph.prediction.Predictor`; or a
+        model: A network that predicts one more start of the deformation, after the affine stage: `"builtin"` for that
+            which comes along, the path of a `.keras` file, a Keras model, or a `keramorph.prediction.Predictor`; or a
             list, for their mean. It is taken if it lowers the loss where the deformation begins, and in any case where
             `iterations` is 0. The network stays as it is.
         search: Whether to look for a start among the headers, the centres and all turns; otherwise the headers are it.
