@@ -76,7 +76,7 @@ def _read_landmarks(*files: Any) -> list[Any]:
     from keramorph.io.points import read_points
 
     points = [None if file is None else read_points(Path(file)).points for file in files]
-    if len({len(one) for one in points if one is not None}) > 1:
+    if len({None if one is None else len(one) for one in points}) > 1:
         raise FileError(
             f"Landmarks are two files with as many points. Received: {', '.join(map(str, files))}. List them in the "
             "same order."
