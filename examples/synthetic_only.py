@@ -28,7 +28,7 @@ def make_dataset(steps):
     bent = RandomDeformation(strength=(2.0, 4.0), scales=(16.0, 24.0))
     return SyntheticPairs(
         (SIZE, SIZE),
-        pairs=PairFromLabels(SHAPES, image=painted, deformation=bent),
+        pairs=PairFromLabels(painted, deformation=bent),
         labels=RandomShapes(num_labels=SHAPES, scales=(8.0, 16.0), strength=4.0),
         batch_size=BATCH,
         steps=steps,

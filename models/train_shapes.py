@@ -18,13 +18,17 @@ from keramorph.networks import DualStream
 from keramorph.weights import write_weights
 
 SEED = 2026
-LABELS = 20
+LABELS = 30
 STEPS_PER_EPOCH = 50
+SHAPES = {2: (160, 128), 3: (48, 48, 48)}
+BATCH_SIZES = {2: 2, 3: 1}
+EPOCHS = {2: 110, 3: 40}
 DESIGNS = {
     2: {"radius": 2, "encoder": (24, 32, 32, 32), "decoder": (32, 32, 32, 24), "finest": 1},
     3: {"radius": 1, "encoder": (16, 24, 32), "decoder": (32, 32, 24), "finest": 1},
 }
 STRENGTHS = {2: 4.0, 3: 3.0}
+SCALES = {2: (16, 32, 64), 3: (8, 16, 32)}
 
 
 class EndPointError(keras.losses.Loss):
@@ -61,23 +65,28 @@ class Log(keras.callbacks.Callback):
             table.writerows(self.rows)
 
 
-def make_pairs(ndim, shape, batch_size):
-    """Pairs of random shapes, three in five alike in contrast, deformed and a little turned, shifted and stretched."""
-    image = synthesis.ImageFromLabels(LABELS, alike=0.6, seed=SEED + 1)
-    image.effects.append(synthesis.RandomNoise(sd=0.08, seed=SEED + 2))
+def make_pairs(ndim):
+    """Pairs of random shapes, most of them alike in contrast, deformed and a little turned, shifted and stretched."""
+    effects = [
+        synthesis.RandomBlur(sigma=0.8, seed=SEED + 11),
+        synthesis.RandomBias(sd=0.2, scale=40.0, seed=SEED + 12),
+        synthesis.RandomGamma(sd=(0.15, 0.15), seed=SEED + 13),
+        synthesis.RandomNoise(sd=0.04, seed=SEED + 2),
+    ]
+    image = synthesis.ImageFromLabels(LABELS, sd=(0.0, 0.05), effects=effects, seed=SEED + 1)
     pairs = synthesis.PairFromLabels(
-        LABELS,
+        image,
         scored=(0,),
-        image=image,
-        deformation=synthesis.RandomDeformation(strength=(0.5, STRENGTHS[ndim]), scales=(8, 16, 32, 64), seed=SEED + 3),
+        deformation=synthesis.RandomDeformation(strength=(0.5, STRENGTHS[ndim]), scales=SCALES[ndim], seed=SEED + 3),
         affine=synthesis.RandomAffine(translation=2.5, rotation=0.05, scale=1.05, shear=0.02, seed=SEED + 4),
+        alike=0.85,
         seed=SEED,
     )
-    shapes = synthesis.RandomShapes(num_labels=LABELS, scales=(6, 12, 24, 48), seed=SEED + 5)
+    shapes = synthesis.RandomShapes(num_labels=LABELS, scales=(5, 10, 20, 40), seed=SEED + 5)
     return pairs, shapes
 
 
-def train(ndim, output, *, shape, batch_size, epochs):
+def train(ndim, output, *, epochs):
     """Train a network and write its weights."""
     keras.utils.set_random_seed(SEED)
     network = DualStream((None,) * ndim + (1,), **DESIGNS[ndim])
@@ -94,12 +103,12 @@ def train(ndim, output, *, shape, batch_size, epochs):
         loss_weights={name: 1.0 if factor == 1 else 0.5 for name, factor in factors.items()},
         jit_compile=False,
     )
-    pairs, shapes = make_pairs(ndim, shape, batch_size)
+    pairs, shapes = make_pairs(ndim)
     data = synthesis.SyntheticPairs(
-        shape,
+        SHAPES[ndim],
         pairs=pairs,
         labels=shapes,
-        batch_size=batch_size,
+        batch_size=BATCH_SIZES[ndim],
         steps=STEPS_PER_EPOCH,
         targets=dict.fromkeys(factors, "displacement"),
         seed=SEED,
@@ -120,10 +129,9 @@ def main():
     parser.add_argument("--epochs", type=int, default=None)
     parser.add_argument("--output", type=Path, default=Path("models"))
     options = parser.parse_args()
-    shape, batch_size, epochs = {2: ((160, 128), 2, 200), 3: ((48, 48, 48), 1, 60)}[options.ndim]
     options.output.mkdir(exist_ok=True)
     path = options.output / f"shapes_{options.ndim}d"
-    train(options.ndim, path, shape=shape, batch_size=batch_size, epochs=options.epochs or epochs)
+    train(options.ndim, path, epochs=options.epochs or EPOCHS[options.ndim])
 
 
 if __name__ == "__main__":

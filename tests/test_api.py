@@ -46,7 +46,7 @@ ARGUMENTS = {
         "deformable": ("VoxelMorph", {"input_shape": (20, 16, 1), **UNET}),
     },
     "LapIRN": {"input_shape": (20, 16, 1), "mode": "velocity", "steps": 5, "levels": 2, "filters": 4, "blocks": 1},
-    "PairFromLabels": {"num_labels": 5, "scored": (2, 4), "seed": 3},
+    "PairFromLabels": {"image": 5, "scored": (2, 4), "alike": 0.5, "seed": 3},
     "RandomAffine": {"translation": 2.0, "rotation": 0.5, "scale": 1.5, "shear": 0.0},
     "RandomLesions": {"count": 5, "radius": (1.0, 2.0), "probability": 1.0},
     "RandomShapes": {"num_labels": 5, "scales": (4.0, 7.0), "strength": (0.0, 1.0)},

@@ -35,7 +35,7 @@ def draw_pair(layer, labels):
 
 def make_layer(seed=None, **options):
     """Pairs without the effects, which would be compiled for one more shape."""
-    return PairFromLabels(4, image=ImageFromLabels(4, effects=[], seed=seed), seed=seed, **options)
+    return PairFromLabels(ImageFromLabels(4, effects=[], seed=seed), seed=seed, **options)
 
 
 def draw_labels(count, sizes, num_labels=4, sigma=4):
@@ -87,8 +87,7 @@ def overlap(first, second, inside):
 @pytest.mark.parametrize(("sizes", "affine"), [((91, 80), False), ((40, 33, 36), True)])
 def test_true_displacement_lays_the_moving_labels_on_the_fixed_ones(sizes, affine):
     layer = PairFromLabels(
-        2,
-        image=ImageFromLabels(2, **PLAIN),
+        ImageFromLabels(2, **PLAIN),
         deformation=RandomDeformation(strength=(2.0, 2.0), scales=(12.0,), seed=2),
         affine=RandomAffine(translation=3.0, rotation=0.3, scale=1.1, seed=3) if affine else None,
     )
@@ -111,8 +110,8 @@ def test_pairs_are_alike_in_contrast_as_often_as_asked_and_never_in_noise():
     """Undeformed and without effects, two images of one contrast differ by what noise there is, and no less."""
     still, labels = RandomDeformation(strength=0.0), draw_labels(1, (12, 14)).repeat(40, axis=0)
     for share, sd in ((1.0, 0.0), (1.0, 0.1), (0.5, 0.0)):
-        image = ImageFromLabels(4, sd=(sd, sd), black_background=0.0, alike=share, effects=[], seed=1)
-        pair = draw_pair(PairFromLabels(4, image=image, deformation=still, seed=2), labels)
+        image = ImageFromLabels(4, sd=(sd, sd), black_background=0.0, effects=[], seed=1)
+        pair = draw_pair(PairFromLabels(image, deformation=still, alike=share, seed=2), labels)
         same = [np.allclose(*images, atol=1e-6) for images in zip(pair["fixed"], pair["moving"], strict=True)]
         if sd:
             assert not any(same)
@@ -122,7 +121,7 @@ def test_pairs_are_alike_in_contrast_as_often_as_asked_and_never_in_noise():
 
 def test_images_are_those_of_their_own_labels_in_contrasts_of_their_own():
     """Without noise and effects an image has one value per label, and the pair agrees in none of them."""
-    pair = draw_pair(PairFromLabels(4, image=ImageFromLabels(4, **PLAIN, seed=4), seed=5), draw_labels(2, (12, 14)))
+    pair = draw_pair(PairFromLabels(ImageFromLabels(4, **PLAIN, seed=4), seed=5), draw_labels(2, (12, 14)))
     means = []
     for side in ("fixed", "moving"):
         tissue = [pair[side][0][pair[f"{side}_labels"][0][..., k] > 0] for k in range(4)]

@@ -36,7 +36,6 @@ class ImageFromLabels(RandomLayer):
         mean: Limits of the mean intensity of a label.
         sd: Limits of the standard deviation of the intensity within a label.
         black_background: Share of the images in which label 0 is black, as where the rest was masked out.
-        alike: Share of the pairs of `PairFromLabels` whose two images have one contrast, before noise and effects.
         effects: Layers that the image passes, called with `training=True`: those of this package or others; None
             takes those above, an empty list none.
         seed: Seed of the random numbers, from which those of the effects made here are derived; None takes random ones.
@@ -66,7 +65,6 @@ class ImageFromLabels(RandomLayer):
         mean: Range = (0.1, 0.9),
         sd: Range = (0.02, 0.1),
         black_background: float = 0.2,
-        alike: float = 0.0,
         effects: Sequence[Any] | None = None,
         seed: int | None = None,
         **kwargs: Any,
@@ -76,7 +74,6 @@ class ImageFromLabels(RandomLayer):
         self.mean = self.to_range("mean", mean)
         self.sd = self.to_range("sd", sd)
         self.black_background = self.to_share("black_background", black_background)
-        self.alike = self.to_share("alike", alike)
         self.effects = _make_effects(seed) if effects is None else list(effects)
 
     def call(self, labels: Any) -> Array:
@@ -130,7 +127,6 @@ class ImageFromLabels(RandomLayer):
             "mean": self.mean,
             "sd": self.sd,
             "black_background": self.black_background,
-            "alike": self.alike,
             "effects": [keras.saving.serialize_keras_object(effect) for effect in self.effects],
         }
         return {**super().get_config(), **own}

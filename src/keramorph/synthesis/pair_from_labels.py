@@ -22,7 +22,7 @@ _PARTS = ("image", "deformation", "affine")
 class PairFromLabels(RandomLayer):
     """Layer that makes a fixed and a moving image of one label map, each deformed and painted in its own way.
 
-    Called with label maps `(batch, *spatial, 1)`, integers from 0 to `num_labels - 1`: those of `RandomShapes`, or
+    Called with label maps `(batch, *spatial, 1)`, integers from 0 up: those of `RandomShapes`, or
     segmentations. It is drawn in training and out of it. The output is a dictionary, all float32:
 
     - `fixed`, `moving`: images `(batch, *spatial, 1)` from 0 to 1, of independent contrasts;
@@ -34,11 +34,12 @@ class PairFromLabels(RandomLayer):
     contrast. No weights but the state of the random numbers.
 
     Args:
-        num_labels: One more than the largest label.
+        image: Layer that paints both images; or the number of labels, one more than the largest, for an
+            `ImageFromLabels` of as many.
         scored: Labels that get a channel, in the order of the channels; None takes all.
-        image: Layer that paints, called once for each of the two images; None takes `ImageFromLabels(num_labels)`.
         deformation: What either map is deformed by; None takes `RandomDeformation()`.
         affine: What either map is moved by besides; None leaves affine maps out.
+        alike: Share of the pairs whose two images have one contrast, before the noise and the effects of each.
         seed: Seed of the random numbers, from which those of the layers made here are derived; None takes random ones.
         **kwargs: `name` and `dtype` of the Keras layer.
 
@@ -61,23 +62,24 @@ class PairFromLabels(RandomLayer):
 
     def __init__(
         self,
-        num_labels: int,
+        image: ImageFromLabels | int,
         *,
         scored: Sequence[int] | None = None,
-        image: ImageFromLabels | None = None,
         deformation: RandomDeformation | None = None,
         affine: RandomAffine | None = None,
+        alike: float = 0.0,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(seed=seed, **kwargs)
-        self.num_labels = self.to_count("num_labels", num_labels, least=1)
+        _, *seeds = derive_seeds(seed, 3)
+        self.image = image if isinstance(image, ImageFromLabels) else ImageFromLabels(image, seed=seeds[0])
+        self.num_labels = self.image.num_labels
+        self.alike = self.to_share("alike", alike)
         self.scored = tuple(range(self.num_labels)) if scored is None else tuple(int(label) for label in scored)
         if not self.scored or not all(0 <= label < self.num_labels for label in self.scored):
             expected = f"`scored` to be one or more labels from 0 to {self.num_labels - 1}"
-            self.refuse_option(expected, scored=scored, num_labels=num_labels)
-        _, *seeds = derive_seeds(seed, 3)
-        self.image = ImageFromLabels(self.num_labels, seed=seeds[0]) if image is None else image
+            self.refuse_option(expected, scored=scored)
         self.deformation = RandomDeformation(seed=seeds[1]) if deformation is None else deformation
         self.affine = affine
 
@@ -127,7 +129,7 @@ class PairFromLabels(RandomLayer):
     def get_config(self) -> dict[str, Any]:
         """Configuration from which `from_config` makes the layer again."""
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in _PARTS}
-        return {**super().get_config(), "num_labels": self.num_labels, "scored": self.scored, **parts}
+        return {**super().get_config(), "scored": self.scored, "alike": self.alike, **parts}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> PairFromLabels:
@@ -138,9 +140,9 @@ class PairFromLabels(RandomLayer):
     def _draw_contrasts(self, batch: Any) -> tuple[Array, Array]:
         """Contrast of the fixed images, and of the moving ones."""
         fixed, moving = (self.image.draw_contrast(batch) for _ in range(2))
-        if not self.image.alike:
+        if not self.alike:
             return fixed, moving
-        alike = self.draw_uniform((batch, 1, 1)) < self.image.alike
+        alike = self.draw_uniform((batch, 1, 1)) < self.alike
         return fixed, keras.ops.where(alike, fixed, moving)
 
     def _separate(self, labels: Array) -> Array:

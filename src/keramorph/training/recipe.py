@@ -32,6 +32,7 @@ class Synthesis:
         image: Arguments of `keramorph.synthesis.ImageFromLabels`.
         deformation: Arguments of `keramorph.synthesis.RandomDeformation`.
         affine: Arguments of `keramorph.synthesis.RandomAffine`; null leaves affine maps out.
+        alike: Share of the pairs whose two images have one contrast.
 
     Example:
         >>> Synthesis(num_labels=8, shapes={"scales": [8.0]}).affine is None
@@ -45,6 +46,7 @@ class Synthesis:
     image: Part = field(default_factory=dict)
     deformation: Part = field(default_factory=dict)
     affine: Part | None = None
+    alike: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def make_synthetic_pairs(synthesis: Synthesis, options: PairOptions, fit: Fit, *
         if (arguments := getattr(synthesis, name)) is not None
     }
     shapes = build_part(synthesis.shapes, PARTS["shapes"], where="synthesis.shapes", implied={"num_labels": num_labels})
-    pairs = PairFromLabels(num_labels, scored=synthesis.scored, **parts)
+    pairs = PairFromLabels(**parts, scored=synthesis.scored, alike=synthesis.alike)
     labels: RandomShapes | np.ndarray = shapes if maps is None else maps
     batch_size, seed = fit.batch_size, fit.seed
     dataset = SyntheticPairs(options.shape, pairs=pairs, labels=labels, batch_size=batch_size, steps=steps, seed=seed)
