@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from keramorph import backend, ops
-from keramorph.solver import discrete
+from keramorph import backend, ops, register
+from keramorph.solver import Config, discrete
 from keramorph.solver.discrete import deform_discretely
 from keramorph.solver.pyramid import Layer, Level
 from keramorph.solver.similarity import SelfSimilarity
@@ -120,3 +120,12 @@ def test_self_similarity_sees_no_contrast():
     other = rng.random((1, 14, 15, 1))
     half = np.where(np.arange(15)[:, None] < 7, image, other)
     assert 0 < measure.measure(known, other, weight) < measure.measure(known, half, weight) < 0.99
+
+
+def test_images_whose_displacement_would_be_coarser_are_searched_too():
+    """With more voxels than vectors: the field of the search lay on another grid than the image, and nothing fitted."""
+    rows, columns = np.mgrid[:40, :36]
+    fixed = np.exp(-((rows - 20.0) ** 2 / 60 + (columns - 18.0) ** 2 / 30))
+    result = register(fixed, np.roll(fixed, 1, axis=0), config=Config(metric="mind", field_voxels=400))
+    assert result.metrics["loss_deformable"] <= result.metrics["loss_affine"]
+    assert result.moved.array.shape == (40, 36, 1)

@@ -159,6 +159,9 @@ def _align(task: Task, config: Config) -> _Aligned:
     choice = _choose(config.metric, contrast)
     if choice.name in _FOR_UNLIKE:
         levels = levels[: _count_small(levels)]
+        if choice.name == "mind":
+            # What is searched lies on the grid of the image.
+            levels[-1] = replace(levels[-1], coarser=None)
         if not unlike:
             # What was found is no better than chance. Mutual information sees likeness where the correlation sees none,
             # but not enough of it to search far, nor to deform by; self-similarities are too sharp for all but a short
