@@ -10,6 +10,7 @@ import argparse
 import csv
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 
@@ -18,17 +19,29 @@ from keramorph.networks import DualStream
 from keramorph.weights import write_weights
 
 SEED = 2026
-LABELS = 30
 STEPS_PER_EPOCH = 50
-SHAPES = {2: (160, 128), 3: (48, 48, 48)}
-BATCH_SIZES = {2: 2, 3: 1}
-EPOCHS = {2: 110, 3: 40}
 DESIGNS = {
     2: {"radius": 2, "encoder": (24, 32, 32, 32), "decoder": (32, 32, 32, 24), "finest": 1},
     3: {"radius": 1, "encoder": (16, 24, 32), "decoder": (32, 32, 24), "finest": 1},
 }
-STRENGTHS = {2: 4.0, 3: 3.0}
-SCALES = {2: (16, 32, 64), 3: (8, 16, 32)}
+
+
+class Lessons(NamedTuple):
+    """What a network is shown, and for how long; lengths in voxels."""
+
+    shape: tuple[int, ...]
+    batch_size: int
+    epochs: int
+    labels: int
+    sizes: tuple[float, ...]
+    strength: float
+    scales: tuple[float, ...]
+
+
+LESSONS = {
+    2: Lessons((160, 128), 2, 40, labels=30, sizes=(5, 10, 20), strength=4.0, scales=(8, 16, 32, 64)),
+    3: Lessons((48, 48, 48), 1, 140, labels=20, sizes=(6, 12, 24, 48), strength=3.0, scales=(8, 16, 32, 64)),
+}
 
 
 class EndPointError(keras.losses.Loss):
@@ -65,25 +78,42 @@ class Log(keras.callbacks.Callback):
             table.writerows(self.rows)
 
 
-def make_pairs(ndim):
-    """Pairs of random shapes, most of them alike in contrast, deformed and a little turned, shifted and stretched."""
+def make_image(ndim):
+    """Painter of weak effects and little noise in 2-D; of all effects, and more noise, in 3-D."""
+    lessons = LESSONS[ndim]
+    if ndim == 3:
+        image = synthesis.ImageFromLabels(lessons.labels, seed=SEED + 1)
+        image.effects.append(synthesis.RandomNoise(sd=0.08, seed=SEED + 2))
+        return image
     effects = [
         synthesis.RandomBlur(sigma=0.8, seed=SEED + 11),
         synthesis.RandomBias(sd=0.2, scale=40.0, seed=SEED + 12),
         synthesis.RandomGamma(sd=(0.15, 0.15), seed=SEED + 13),
         synthesis.RandomNoise(sd=0.04, seed=SEED + 2),
     ]
-    image = synthesis.ImageFromLabels(LABELS, sd=(0.0, 0.05), effects=effects, seed=SEED + 1)
+    return synthesis.ImageFromLabels(lessons.labels, sd=(0.0, 0.05), effects=effects, seed=SEED + 1)
+
+
+def make_data(ndim, targets):
+    """Pairs of random shapes, three in five alike in contrast, deformed and a little turned, shifted and stretched."""
+    lessons = LESSONS[ndim]
     pairs = synthesis.PairFromLabels(
-        image,
+        make_image(ndim),
         scored=(0,),
-        deformation=synthesis.RandomDeformation(strength=(0.5, STRENGTHS[ndim]), scales=SCALES[ndim], seed=SEED + 3),
+        deformation=synthesis.RandomDeformation(strength=(0.5, lessons.strength), scales=lessons.scales, seed=SEED + 3),
         affine=synthesis.RandomAffine(translation=2.5, rotation=0.05, scale=1.05, shear=0.02, seed=SEED + 4),
-        alike=0.85,
+        alike=0.6,
         seed=SEED,
     )
-    shapes = synthesis.RandomShapes(num_labels=LABELS, scales=(5, 10, 20, 40), seed=SEED + 5)
-    return pairs, shapes
+    return synthesis.SyntheticPairs(
+        lessons.shape,
+        pairs=pairs,
+        labels=synthesis.RandomShapes(num_labels=lessons.labels, scales=lessons.sizes, seed=SEED + 5),
+        batch_size=lessons.batch_size,
+        steps=STEPS_PER_EPOCH,
+        targets=targets,
+        seed=SEED,
+    )
 
 
 def train(ndim, output, *, epochs):
@@ -103,16 +133,7 @@ def train(ndim, output, *, epochs):
         loss_weights={name: 1.0 if factor == 1 else 0.5 for name, factor in factors.items()},
         jit_compile=False,
     )
-    pairs, shapes = make_pairs(ndim)
-    data = synthesis.SyntheticPairs(
-        SHAPES[ndim],
-        pairs=pairs,
-        labels=shapes,
-        batch_size=BATCH_SIZES[ndim],
-        steps=STEPS_PER_EPOCH,
-        targets=dict.fromkeys(factors, "displacement"),
-        seed=SEED,
-    )
+    data = make_data(ndim, dict.fromkeys(factors, "displacement"))
     callbacks = [
         Log(output.with_suffix(".csv")),
         keras.callbacks.ModelCheckpoint(str(output.with_suffix(".last.keras"))),
@@ -126,12 +147,12 @@ def main():
     """Parse the command and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ndim", type=int, choices=(2, 3))
-    parser.add_argument("--epochs", type=int, default=None)
+    parser.add_argument("--epochs", type=int, help="fewer than it takes, to try")
     parser.add_argument("--output", type=Path, default=Path("models"))
     options = parser.parse_args()
     options.output.mkdir(exist_ok=True)
     path = options.output / f"shapes_{options.ndim}d"
-    train(options.ndim, path, epochs=options.epochs or EPOCHS[options.ndim])
+    train(options.ndim, path, epochs=options.epochs or LESSONS[options.ndim].epochs)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 from keramorph import backend
 from keramorph.errors import ArrayTypeError, InputError, OptionError
 from keramorph.io import read_image
-from keramorph.prediction.opening import open_predictor
+from keramorph.prediction.opening import BUILTIN, open_predictor
 from keramorph.preparation import finest_spacing
 from keramorph.solver import Config, LevelRecord, MetricChoice, Outcome, Progress, Solution, StartChoice
 from keramorph.solver.mapping import to_numpy
@@ -326,8 +326,8 @@ def _read(pair: tuple[Any, Any], masks: tuple[Any, Any], initial: Any, config: C
 
 def _open_model(config: Config) -> Any:
     """What predicts a start of the deformation; None without a model."""
-    if config.model is None:
-        return None
+    if config.model is None or (config.model == BUILTIN and config.transform != "deformable"):
+        return None  # the builtin one may come with a preset, and nobody asked for it
     if config.transform != "deformable":
         raise OptionError(
             f"A model predicts a displacement, for a deformable transform. Received: transform={config.transform!r} "

@@ -17,7 +17,7 @@ Algorithm = Literal["greedy", "velocity", "symmetric", "bspline", "mixed"]
 _PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"voxels": 1_000_000},
     "default": {},
-    "accurate": {"iterations": 200, "tolerance": 3e-4, "work": 250_000_000},
+    "accurate": {"iterations": 200, "tolerance": 3e-4, "work": 250_000_000, "model": "builtin"},
 }
 
 
@@ -118,7 +118,8 @@ class Config:
 
         Args:
             name: `"default"`; `"fast"` leaves the finest level of large images out; `"accurate"` lets every level go
-                on as long as it gains. `dataclasses.replace` changes single parameters of what comes.
+                on as long as it gains, and asks the builtin network for one more start. `dataclasses.replace` changes
+                single parameters of what comes.
 
         Raises:
             OptionError: If there is no such preset.
