@@ -46,7 +46,12 @@ ARGUMENTS = {
         "deformable": ("VoxelMorph", {"input_shape": (20, 16, 1), **UNET}),
     },
     "LapIRN": {"input_shape": (20, 16, 1), "mode": "velocity", "steps": 5, "levels": 2, "filters": 4, "blocks": 1},
-    "PairFromLabels": {"image": 5, "scored": (2, 4), "alike": 0.5, "seed": 3},
+    "PairFromLabels": {
+        "image": ("ImageFromLabels", {"num_labels": 5, "seed": 1}),
+        "scored": (2, 4),
+        "alike": 0.5,
+        "seed": 3,
+    },
     "RandomAffine": {"translation": 2.0, "rotation": 0.5, "scale": 1.5, "shear": 0.0},
     "RandomLesions": {"count": 5, "radius": (1.0, 2.0), "probability": 1.0},
     "RandomShapes": {"num_labels": 5, "scales": (4.0, 7.0), "strength": (0.0, 1.0)},
@@ -182,7 +187,7 @@ def test_serialisation_round_trip_keeps_every_argument(package, name):
         pytest.skip("a function")
     if not hasattr(value, "get_config"):
         pytest.skip("data, which Keras does not serialise")
-    original = value(**{key: make_networks(argument) for key, argument in ARGUMENTS.get(name, {}).items()})
+    original = value(**{key: make_parts(argument) for key, argument in ARGUMENTS.get(name, {}).items()})
     # By name: an import statement would make every test of this file one that needs Keras.
     saving = importlib.import_module("keras").saving
     stored = json.loads(json.dumps(saving.serialize_keras_object(original)))
@@ -192,23 +197,24 @@ def test_serialisation_round_trip_keeps_every_argument(package, name):
     # Of the constructor itself: for a class some Pythons give the signature of Keras' `__new__`.
     taken = set(inspect.signature(value.__init__).parameters) - {"self"}
     assert taken - NAMED_BY_KERAS <= set(original.get_config())
-    kept = {key: read_networks(restored.get_config()[key], given) for key, given in ARGUMENTS.get(name, {}).items()}
+    kept = {key: read_parts(restored.get_config()[key], given) for key, given in ARGUMENTS.get(name, {}).items()}
     assert json.dumps(kept) == json.dumps(ARGUMENTS.get(name, {}))
 
 
-def make_networks(argument):
-    """The argument, with a network in the place of each pair of a network's name and its arguments."""
+def make_parts(argument):
+    """The argument, with a network or a layer in the place of each pair of a class's name and its arguments."""
     if isinstance(argument, list):
-        return [make_networks(item) for item in argument]
+        return [make_parts(item) for item in argument]
     if isinstance(argument, tuple) and isinstance(argument[-1], dict):
-        return getattr(importlib.import_module("keramorph.networks"), argument[0])(**argument[1])
+        packages = map(importlib.import_module, ("keramorph.networks", "keramorph.synthesis"))
+        return next(getattr(one, argument[0]) for one in packages if hasattr(one, argument[0]))(**argument[1])
     return argument
 
 
-def read_networks(stored, argument):
-    """The argument as a configuration holds it, with networks named again as `make_networks` takes them."""
+def read_parts(stored, argument):
+    """The argument as a configuration holds it, with what `make_parts` made named again."""
     if isinstance(argument, list):
-        return [read_networks(*pair) for pair in zip(stored, argument, strict=True)]
+        return [read_parts(*pair) for pair in zip(stored, argument, strict=True)]
     if isinstance(argument, tuple) and isinstance(argument[-1], dict):
         config = importlib.import_module("keras").saving.deserialize_keras_object(stored).get_config()
         return stored["class_name"], {key: config[key] for key in argument[1]}
