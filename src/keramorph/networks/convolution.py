@@ -7,7 +7,7 @@ from typing import Any
 
 from keramorph._keras import keras
 from keramorph.errors import ShapeError
-from keramorph.networks.channels_last import CONVOLUTIONS, POOLINGS, UPSAMPLINGS
+from keramorph.networks.backend_layers import CONVOLUTIONS, POOLINGS, UPSAMPLINGS
 
 _AXES = (1, 2, 3)
 """Numbers of spatial axes for which Keras has convolutions."""
