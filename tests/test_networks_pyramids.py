@@ -132,7 +132,7 @@ def test_dual_streams_finer_level_sees_what_is_left():
     moved, expected = call(reader, [fixed, moving]), call(encoder, fixed)
     inner = (0, slice(4, -4), slice(4, -4))  # further out, level 1 saw the frame of zeros about its features
     for level in (1, 0):
-        np.testing.assert_allclose(moved[1 - level][inner], expected[level][inner], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(moved[1 - level][inner], expected[level][inner], atol=1e-4)
 
 
 def test_dual_stream_learns_a_shift():
