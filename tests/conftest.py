@@ -57,6 +57,19 @@ def compile_quickly():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture
+def shell(capsys):
+    """Function that runs a command in this process: exit code, stdout, stderr."""
+    from keramorph.cli import app
+
+    def shell(*words):
+        with pytest.raises(SystemExit) as end:
+            app([str(word) for word in words])
+        return end.value.code or 0, *capsys.readouterr()
+
+    return shell
+
+
 def to_engine(engine_name: str, values):
     if engine_name == "tensorflow":
         import tensorflow

@@ -25,18 +25,6 @@ from keramorph.solver import Config, Outcome, Progress, config
 HEAVY = ("numpy", "scipy", "matplotlib", "SimpleITK", "keras", "tensorflow", "torch", "jax")
 
 
-@pytest.fixture
-def shell(capsys):
-    """Function that runs a command in this process: exit code, stdout, stderr."""
-
-    def shell(*words):
-        with pytest.raises(SystemExit) as end:
-            app([str(word) for word in words])
-        return end.value.code or 0, *capsys.readouterr()
-
-    return shell
-
-
 def see(points):
     """Intensities 0 to 250 of one anatomy at physical points `(..., ndim)`: a textured blob about the origin."""
     texture = sum(np.sin(points[..., axis] / (2.0 + axis)) for axis in range(points.shape[-1]))

@@ -6,19 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from keramorph.cli import app
 from keramorph.cli.result_files import choose_suffix, make_plain
 from keramorph.space import Grid, Image
-
-
-@pytest.fixture
-def shell(capsys):
-    def shell(*words):
-        with pytest.raises(SystemExit) as end:
-            app([str(word) for word in words])
-        return end.value.code or 0, *capsys.readouterr()
-
-    return shell
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from keramorph.cli import app
 from keramorph.io import read_image
 from keramorph.losses import NCC, Diffusion
 from keramorph.networks import ConditionalVoxelMorph, VoxelMorph
@@ -17,18 +16,6 @@ from keramorph.transforms import read_transform
 SMALL = {"encoder": (4,), "decoder": (4,), "final": (4,)}
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
-
-
-@pytest.fixture
-def shell(capsys):
-    """Function that runs a command in this process: exit code, stdout, stderr."""
-
-    def shell(*words):
-        with pytest.raises(SystemExit) as end:
-            app([str(word) for word in words])
-        return end.value.code or 0, *capsys.readouterr()
-
-    return shell
 
 
 @pytest.fixture(scope="module")

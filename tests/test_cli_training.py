@@ -25,18 +25,6 @@ training: {epochs: 1, steps: 2, pictures: 0}
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
-@pytest.fixture
-def shell(capsys):
-    """Function that runs a command in this process: exit code, stdout, stderr."""
-
-    def shell(*words):
-        with pytest.raises(SystemExit) as end:
-            app([str(word) for word in words])
-        return end.value.code or 0, *capsys.readouterr()
-
-    return shell
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Two discs with labels and landmarks, and a recipe."""
