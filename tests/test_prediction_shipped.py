@@ -1,11 +1,13 @@
 """The network that comes with the package: the numbers of Keras' layers, and displacements that are there."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 from scipy import ndimage
 
-import keramorph
+from keramorph import weights
 from keramorph.errors import OptionError
 from keramorph.networks import DualStream
 from keramorph.prediction import Predictor
@@ -37,8 +39,7 @@ def test_without_a_framework_a_network_finds_what_keras_finds(shape, finest):
 
 
 def test_weights_that_come_along_are_small():
-    folder = keramorph.weights.__path__[0]
-    sizes = [path.stat().st_size for path in keramorph.weights.Path(folder).glob("*.npz")]
+    sizes = [path.stat().st_size for path in Path(weights.__file__).parent.glob("*.npz")]
     assert len(sizes) == len(list_weights()) == 2
     assert sum(sizes) < 6e6
 

@@ -14,7 +14,8 @@ import numpy as np
 from keramorph import backend
 from keramorph.errors import ArrayTypeError, InputError, OptionError
 from keramorph.io import read_image
-from keramorph.prediction.opening import BUILTIN, open_predictor
+from keramorph.prediction.opening import open_predictor
+from keramorph.prediction.shipped_network import BUILTIN
 from keramorph.preparation import finest_spacing
 from keramorph.solver import Config, LevelRecord, MetricChoice, Outcome, Progress, Solution, StartChoice
 from keramorph.solver.mapping import to_numpy

@@ -7,10 +7,7 @@ from typing import Any
 from keramorph.prediction.keras_network import is_keras_model
 from keramorph.prediction.network import ArrayNetwork
 from keramorph.prediction.predictor import Predictor
-from keramorph.prediction.shipped_network import BUILTIN
 from keramorph.prediction.uncertainty import Ensemble
-
-__all__ = ["BUILTIN", "open_predictor"]
 
 
 def open_predictor(model: Any) -> Any:
