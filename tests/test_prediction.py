@@ -91,14 +91,29 @@ def test_a_field_that_is_right_aligns_after_the_affine_map():
 
 
 def test_a_network_is_shown_the_spacing_and_the_sizes_that_it_wants():
-    grid = Grid.from_spacing((20, 30), (3.0, 1.0))
-    assert View().lay_grid(grid).shape == (60, 30)
-    assert View(spacing=(2.0, 1.5)).lay_grid(grid).shape == (30, 20)
-    single = View(spacing=(2.0, 1.5), sizes=(16, None)).lay_grid(grid)
+    image = Image(np.zeros((20, 30, 1)), Grid.from_spacing((20, 30), (3.0, 1.0)))
+    assert View().lay_grid(image).shape == (60, 30)
+    assert View(spacing=(2.0, 1.5)).lay_grid(image).shape == (30, 20)
+    single = View(spacing=(2.0, 1.5), sizes=(16, None)).lay_grid(image)
     assert single.shape == (16, 20)
-    np.testing.assert_allclose(single.center, grid.center)
+    np.testing.assert_allclose(single.center, image.grid.center)
     with pytest.raises(ShapeError, match="as many axes"):
-        View(sizes=(None,) * 3).lay_grid(grid)
+        View(sizes=(None,) * 3).lay_grid(image)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_network_that_counts_voxels_sees_what_is_shown_with_a_margin(ndim):
+    array = np.full((*(90, 70, 80)[:ndim], 2), -5.0)
+    array[(slice(20, 52), slice(0, 48), slice(30, 32))[:ndim]] = 7.0, np.nan
+    image = Image(array, Grid.from_spacing(array.shape[:-1], 2.0))
+    grid = View(voxels={ndim: 500}).lay_grid(image)
+    # A sixteenth on either side, at least a voxel, and never beyond the image.
+    assert grid.shape == (36, 51, 4)[:ndim]
+    first = image.grid.to_index(grid.to_physical([0] * ndim))
+    np.testing.assert_allclose(first, (18, 0, 29)[:ndim], atol=1e-9)
+    assert max(View(voxels={ndim: 17}).lay_grid(image).shape) == 17
+    for full in (np.zeros_like(array), np.random.default_rng(0).random(array.shape)):
+        assert View(voxels={ndim: 500}).lay_grid(Image(full, image.grid)).shape == array.shape[:-1]
 
 
 @pytest.mark.parametrize("count", [40, 64, 65, 79, 96, 100, 200])
@@ -233,9 +248,8 @@ def test_errors_that_a_network_makes_by_chance_are_expected_where_it_makes_them(
         flipped = fixed[0, :, 0, 0].argmax() > shape[0] // 2  # what the network sees is mirrored, and its flaws with it
         return (amplitude[::-1] if flipped else amplitude) * noise[None] / noise.std()
 
-    ramp = np.zeros((*shape, 1))
-    ramp[3] = 1.0  # one bright line tells which end is which
-    image = Image(ramp, Grid.from_spacing(shape, 0.5))
+    ramp = np.linspace(1, 0, shape[0])[:, None, None]  # tells which end is which
+    image = Image(np.broadcast_to(ramp, (*shape, 1)), Grid.from_spacing(shape, 0.5))
     found = predict_with_uncertainty(Predictor(Plain(2, 64, find)), image, image)
     error = np.linalg.norm(found.transform.displacement, axis=-1)
     assert stats.spearmanr(error, found.error.array[..., 0], axis=None).statistic > 0.45

@@ -161,6 +161,21 @@ def test_shapes_are_blobs_of_all_labels_alike():
     assert [len(np.unique(one)) for one in labels].count(1) < 10
 
 
+@pytest.mark.parametrize("sizes", [(40, 48), (16, 20, 18)])
+def test_shapes_on_a_ground_are_the_same_ones_where_they_are_left(sizes):
+    free, laid = (
+        to_numpy(RandomShapes(num_labels=5, scales=(6.0,), ground=ground, seed=3)(blank(40, sizes)))[..., 0]
+        for ground in (0.0, 0.5)
+    )
+    grounded = [n for n in range(40) if not np.array_equal(free[n], laid[n])]
+    assert 10 < len(grounded) < 30
+    corners = [laid[n][np.ix_(*[(0, -1)] * len(sizes))] for n in grounded]
+    assert np.mean(np.equal(corners, 0)) > 0.95
+    for n in grounded:
+        assert set(np.unique(laid[n][free[n] != laid[n]])) == {0}
+        assert 0.1 < (laid[n] > 0).mean() < 0.8
+
+
 def test_what_cannot_be_drawn_is_refused():
     for make in (RandomVelocity, RandomDeformation, RandomShapes):
         with pytest.raises(OptionError, match=r"scales.*Received: "):
@@ -173,6 +188,8 @@ def test_what_cannot_be_drawn_is_refused():
             make()(keras.Input((None, 6, 1)))
     with pytest.raises(OptionError, match=r"num_labels.*Received: "):
         RandomShapes(num_labels=0)
+    with pytest.raises(OptionError, match=r"ground.*Received: "):
+        RandomShapes(ground=1.5)
     with pytest.raises(OptionError, match=r"scale.*Received: "):
         RandomAffine(scale=0.9)
     with pytest.raises(ShapeError, match=r"Received: "):

@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from keramorph.errors import InputError, OptionError, ShapeError
-from keramorph.preparation import cover, finest_spacing, lay_in_middle
-from keramorph.space import Grid
+from keramorph.preparation import cover, finest_spacing, frame_content, lay_in_middle
+from keramorph.space import Grid, Image
 
 
 @runtime_checkable
@@ -63,12 +63,13 @@ class View:
     voxels: dict[int, int] | None = None
     smooth: bool = False
 
-    def lay_grid(self, fixed: Grid) -> Grid:
-        """Return the straight grid on which a network sees a pair: over all that the fixed image shows.
+    def lay_grid(self, image: Image) -> Grid:
+        """Return the straight grid on which a network sees a pair: over the field of view of the fixed image.
 
         Where it takes but one size, of that size on the same middle. A network that has no spacing gets the finest of
-        the fixed image.
+        the fixed image. One that counts voxels sees what the fixed image shows, without the empty ground around it.
         """
+        fixed = image.grid
         if self.sizes is not None and len(self.sizes) != fixed.ndim:
             raise ShapeError(
                 f"A network registers images of as many axes as it was made for, {len(self.sizes)}. Received: a fixed "
@@ -76,8 +77,9 @@ class View:
             )
         spacing: Sequence[float] | float = finest_spacing(fixed)
         if self.voxels is not None:
+            fixed = frame_content(image)
             extent = np.abs(fixed.matrix) @ np.asarray(fixed.shape)
-            spacing = max(finest_spacing(fixed), float(extent.max()) / self.voxels[fixed.ndim])
+            spacing = max(spacing, float(extent.max()) / self.voxels[fixed.ndim])
         elif self.spacing is not None:
             spacing = self.spacing
         whole = cover(fixed, spacing)

@@ -40,7 +40,7 @@ class Predictor:
     """A trained network that registers two images of any size, spacing, orientation and position by itself.
 
     Both images are brought onto the grid that the network wants: straight, with the spacing at which it was trained,
-    over all that the fixed image shows. The moving one is brought there through an affine map where one is given.
+    over the field of view of the fixed image. The moving one is brought there through an affine map where one is given.
     Intensities are scaled to [0, 1] as in training.
 
     A `RegistrationModel` with `preparation=` tells the spacing. A network that tells none sees voxels of the finest
@@ -52,8 +52,9 @@ class Predictor:
             path of a `.keras` file; or a Keras model: a `RegistrationModel`, or any network that is called with
             `[fixed, moving]`, or with a dictionary of them, and returns a dictionary with the `displacement` in voxels;
             or an object that needs no framework, as below: it has `ndim`, the number of axes, `voxels`, how many at
-            most of an isotropic grid lie along the longest axis, and `predict`, which takes two images
-            `(1, *spatial, 1)` float32 and returns the displacement `(1, *spatial, ndim)`.
+            most of an isotropic grid lie along the longest axis of what the fixed image shows, and `predict`, which
+            takes two images `(1, *spatial, 1)` float32 and returns the displacement `(1, *spatial, ndim)`. It does not
+            see the empty ground around what the fixed image shows.
         tile: Longest edge in voxels, a multiple of 16, of the parts in which a larger image is seen one by one, so that
             memory stays within bounds. They overlap by a quarter, and their displacements fade into each other. None
             for the whole at once. A network that takes a single size sees all of that.
@@ -124,7 +125,7 @@ class Predictor:
                 f"Fixed and moving image must have the same number of axes. Received: fixed of shape "
                 f"{fixed.grid.shape}, moving of shape {moving.grid.shape}. Compare slices, or volumes."
             )
-        grid = self.network.view.lay_grid(fixed.grid)
+        grid = self.network.view.lay_grid(fixed)
         still = np.eye(grid.ndim + 1)
 
         def see(image: Image, onto: np.ndarray, name: str) -> np.ndarray:

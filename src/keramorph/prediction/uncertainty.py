@@ -149,7 +149,7 @@ def predict_with_uncertainty(
         ((16, 16, 1), True)
     """
     members = [predictors] if isinstance(predictors, Predictor) else Ensemble(predictors).predictors
-    sums, grid = _Sums(), members[0].network.view.lay_grid(fixed.grid)
+    sums, grid = _Sums(), members[0].network.view.lay_grid(fixed)
     for member in members:
         chosen = member.choose_smoothness(smoothness)
         pair = member.prepare(fixed, moving, matrix=matrix)

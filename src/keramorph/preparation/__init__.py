@@ -3,7 +3,7 @@
 Imports no framework: the solver scales intensities by it too.
 """
 
-from keramorph.preparation.grids import cover, finest_spacing, lay_in_middle
+from keramorph.preparation.grids import cover, finest_spacing, frame_content, lay_in_middle
 from keramorph.preparation.images import prepare_image, prepare_labels
 from keramorph.preparation.pair_options import PairOptions
 from keramorph.preparation.reading import read_on_grid_of
@@ -12,6 +12,7 @@ __all__ = [
     "PairOptions",
     "cover",
     "finest_spacing",
+    "frame_content",
     "lay_in_middle",
     "prepare_image",
     "prepare_labels",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from keramorph.space import Grid
+from keramorph.space import Grid, Image
 
 _ROUNDING = 1e-3
 """Share of a voxel that a grid need not cover: what digits of a header come to."""
+
+_MARGIN = 1 / 16
+"""Width of the empty margin that is left around what an image shows, as a share of that."""
 
 
 def finest_spacing(grid: Grid) -> float:
@@ -27,6 +31,25 @@ def lay_in_middle(grid: Grid, shape: Sequence[int], spacing: Sequence[float] | f
     """
     corner = Grid.from_spacing(shape, spacing)
     return Grid.from_spacing(shape, spacing, origin=grid.center - corner.center)
+
+
+def frame_content(image: Image) -> Grid:
+    """Return the part of an image's grid outside of which all is background, with a margin.
+
+    Background is the lowest value. Where that is found nowhere along the faces of the grid, it is the whole grid.
+    """
+    shown = (image.array > np.nanmin(image.array)).any(axis=-1)
+    first, count = [], []
+    for axis, size in enumerate(shown.shape):
+        places = np.flatnonzero(shown.any(axis=tuple(other for other in range(shown.ndim) if other != axis)))
+        begin, end = (places[0], places[-1] + 1) if places.size else (0, size)
+        margin = math.ceil(_MARGIN * (end - begin))
+        begin, end = max(begin - margin, 0), min(end + margin, size)
+        first.append(begin)
+        count.append(end - begin)
+    affine = image.grid.affine.copy()
+    affine[:-1, -1] = image.grid.to_physical(first)
+    return Grid(tuple(count), affine, image.grid.fastest)
 
 
 def cover(grid: Grid, spacing: Sequence[float] | float) -> Grid:

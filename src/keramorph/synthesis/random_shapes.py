@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from keramorph import ops
 from keramorph._keras import keras
 from keramorph._typing import Array
 from keramorph.synthesis.axis_products import multiply_axis, weigh_enlargement
-from keramorph.synthesis.random_layer import RandomLayer, Range
+from keramorph.synthesis.random_layer import RandomLayer, Range, between, broadcast_over
 from keramorph.synthesis.smooth_noise import draw_field, draw_smooth_noise
 
 _FINENESS = 4
 """Points of the grid on which shapes are drawn, per node of the finest noise."""
+
+_OUTLINE = {"radius": (0.3, 0.55), "centre": (0.42, 0.58), "roughness": 0.15, "scale": 0.2}
+"""Of what lies on a ground, in shares of the image; the roughness of its outline in shares of its radius."""
 
 
 @keras.saving.register_keras_serializable(package="keramorph")
@@ -30,6 +35,8 @@ class RandomShapes(RandomLayer):
         scales: Voxels between the independent nodes of the noise: about the size of the shapes.
         strength: Standard deviation in voxels of what the noise is deformed by: two limits between which that of each
             label is drawn, or the upper one, the lower being 0.
+        ground: Share of the maps in which the shapes lie together on a ground of label 0, which surrounds them as the
+            air does a body.
         seed: Seed of the random numbers; None takes one at random.
         **kwargs: `name` and `dtype` of the Keras layer.
 
@@ -54,6 +61,7 @@ class RandomShapes(RandomLayer):
         num_labels: int = 16,
         scales: Sequence[float] = (16.0, 32.0),
         strength: Range = 8.0,
+        ground: float = 0.0,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -61,6 +69,7 @@ class RandomShapes(RandomLayer):
         self.num_labels = self.to_count("num_labels", num_labels, least=1)
         self.scales = self.to_scales(scales)
         self.strength = self.to_range("strength", strength)
+        self.ground = self.to_share("ground", ground)
 
     def call(self, reference: Any) -> Array:
         """Label maps on the grid of the reference."""
@@ -73,7 +82,8 @@ class RandomShapes(RandomLayer):
         field = draw_field(self, count, sizes, strength=self.strength, scales=self.scales, points=points)
         # Reflected, the noise beyond the edge is noise as well; extended, it would be stripes.
         noise = ops.warp(noise[..., None], field, boundary="reflect")[..., 0]
-        return self._find_largest(keras.ops.reshape(noise, (-1, self.num_labels, *points)), sizes)[..., None]
+        labels = self._find_largest(keras.ops.reshape(noise, (-1, self.num_labels, *points)), sizes)
+        return (self._lay_on_ground(labels, sizes) if self.ground else labels)[..., None]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Shape of the label maps."""
@@ -86,8 +96,8 @@ class RandomShapes(RandomLayer):
 
     def get_config(self) -> dict[str, Any]:
         """Configuration from which `from_config` makes the layer again."""
-        own = {"num_labels": self.num_labels, "scales": self.scales, "strength": self.strength}
-        return {**super().get_config(), **own}
+        names = ("num_labels", "scales", "strength", "ground")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
     def _find_largest(self, noise: Array, sizes: tuple[int, ...]) -> Array:
         """Index `(batch, *sizes)` of the largest of the noises `(batch, num_labels, *points)`.
@@ -105,3 +115,19 @@ class RandomShapes(RandomLayer):
                 labels = keras.ops.where(candidate > largest, label, labels)
                 largest = keras.ops.maximum(candidate, largest)
         return keras.ops.cast(labels, "int32")
+
+    def _lay_on_ground(self, labels: Array, sizes: tuple[int, ...]) -> Array:
+        """Label 0 outside of an ellipsoid with a rough outline, in some of the maps."""
+        batch, ndim = keras.ops.shape(labels)[0], len(sizes)
+        laid, *shares = self.draw_shares(1 + 2 * ndim, batch)
+        scales = (_OUTLINE["scale"] * min(sizes),)
+        noise = draw_smooth_noise(self, batch, sizes, scales=scales)
+        distance = 0.0
+        for axis, size in enumerate(sizes):
+            radius = between(_OUTLINE["radius"], shares[2 * axis])
+            centre = between(_OUTLINE["centre"], shares[2 * axis + 1])
+            place = (np.arange(size, dtype="float32") + 0.5) / size
+            place = place.reshape((1,) * (axis + 1) + (size,) + (1,) * (ndim - 1 - axis))
+            distance += keras.ops.square((place - broadcast_over(centre, ndim)) / broadcast_over(radius, ndim))
+        outside = keras.ops.sqrt(distance) > 1 + _OUTLINE["roughness"] * noise
+        return keras.ops.where(keras.ops.logical_and(outside, broadcast_over(laid < self.ground, ndim)), 0, labels)
