@@ -13,25 +13,34 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import machine, peer_environment
-from benchmarks.studies import page, pairs, recovery, robustness
+from benchmarks.studies import learning, page, pairs, recovery, robustness
 from benchmarks.studies.cases import CASES
 from benchmarks.studies.running import Report
 from benchmarks.studies.tables import make_tables
 
 Study = Callable[[Report], Iterator[dict[str, Any]]]
-_PROGRAMS = {"recovery": recovery.PROGRAMS, "pairs": pairs.PROGRAMS}
+_PROGRAMS = {"recovery": recovery.PROGRAMS, "pairs": pairs.PROGRAMS, "learning": learning.PROGRAMS}
+_ON_DATA = ("pairs", "learning")
+"""Studies of images in a folder."""
 
 
 def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """What the command line asks for, names that do not exist refused."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__)
-    parser.add_argument("studies", nargs="*", help=f"of {', '.join(page.TITLES)}; all whose data are there by default")
-    parser.add_argument("--data", type=Path, help="of the pairs: a folder of folders with a case.json")
-    parser.add_argument("--cases", type=_split, help="of recovery and pairs, with commas between; all by default")
-    parser.add_argument("--methods", type=_split, help="programs of recovery and pairs, likewise")
+    parser.add_argument(
+        "studies",
+        nargs="*",
+        help=f"of {', '.join(page.TITLES)}; all but the last, where their data are there, by default",
+    )
+    parser.add_argument("--data", type=Path, help="of pairs and learning: a folder of folders with a case.json")
+    parser.add_argument(
+        "--cases", type=_split, help="of all studies but the robustness, with commas between; all by default"
+    )
+    parser.add_argument("--methods", type=_split, help="programs, likewise")
     parser.add_argument("--pairs", type=int, help="at most so many of each case")
     parser.add_argument("--repeats", type=int, default=5, help="starts for each angle of the robustness")
-    parser.add_argument("--threads", type=int, default=2, help="of each program")
+    parser.add_argument("--training", type=float, default=120.0, help="seconds of the processor for each network")
+    parser.add_argument("--threads", type=int, default=2, help="of each program; networks are trained with one")
     parser.add_argument("--output", type=Path, default=Path("out/studies"), help="folder for JSON and figures")
     parser.add_argument("--record", action="store_true", help="also renew benchmarks/results/ and the page in the docs")
     arguments = parser.parse_args(words)
@@ -48,13 +57,14 @@ def _split(text: str) -> list[str]:
 def _find_problem(arguments: argparse.Namespace) -> str | None:
     """What is wrong with the arguments, and what there is instead."""
     studies = arguments.studies
-    if "pairs" in studies and arguments.data is None:
-        return "pairs are looked for in a folder, name it by --data"
+    on_data = [study for study in studies if study in _ON_DATA]
+    if on_data and arguments.data is None:
+        return f"{on_data[0]}: pairs are looked for in a folder, name it by --data"
     known = {"study": list(page.TITLES), "case": [], "method": []}
     known["method"] = [name for study in studies for name in _PROGRAMS.get(study, ())]
     if "recovery" in studies:
         known["case"] += [case.name for case in CASES]
-    if "pairs" in studies:
+    if on_data:
         found = pairs.read_pairs(arguments.data, None, None)
         known["case"] += dict.fromkeys(pair.case for pair in found)
         if not found:
@@ -77,9 +87,10 @@ def plan(arguments: argparse.Namespace, peers: Path) -> dict[str, Study]:
     cases = arguments.cases or [case.name for case in CASES]
     known = {"robustness": partial(robustness.measure, peers, threads, arguments.repeats)}
     known["recovery"] = partial(recovery.measure, peers, threads, cases, programs["recovery"])
-    if "pairs" in arguments.studies:
+    if arguments.data:
         chosen = pairs.read_pairs(arguments.data, arguments.cases, arguments.pairs)
         known["pairs"] = partial(pairs.measure, peers, threads, chosen, programs["pairs"])
+        known["learning"] = partial(learning.measure, peers, threads, chosen, programs["learning"], arguments.training)
     return {study: known[study] for study in arguments.studies}
 
 

@@ -11,12 +11,13 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.studies.methods import METHODS
+from benchmarks.studies.networks import NETWORKS
 from benchmarks.studies.robustness import ANGLES
 from benchmarks.studies.tables import SCORES, Rows, average, group
 
 _OURS = "#1b7f5c"
-_OTHERS = ("#c0504d", "#e0a030", "#3b6fb6", "#8e5ea2", "#6d7480", "#a0703c", "#d67fb0")
-_MARKS = "s^vDP<>"
+_OTHERS = ("#c0504d", "#e0a030", "#3b6fb6", "#8e5ea2", "#6d7480", "#a0703c", "#d67fb0", "#4aa3a2")
+_MARKS = "s^vDP<>p"
 Points = dict[str, tuple[float, float]]
 """Seconds and score of each program."""
 
@@ -78,7 +79,8 @@ def _choose_style(program: str) -> dict[str, object]:
     if program.startswith("keramorph"):
         face = _OURS if program == "keramorph" else "white"
         return {"color": _OURS, "marker": "o", "markersize": 9, "markerfacecolor": face}
-    place = [name for name in METHODS["recovery"] if not name.startswith("keramorph")].index(program)
+    others = [name for name in (*METHODS["recovery"], *NETWORKS) if not name.startswith("keramorph")]
+    place = others.index(program)
     return {"color": _OTHERS[place], "marker": _MARKS[place], "markersize": 6}
 
 

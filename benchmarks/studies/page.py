@@ -13,7 +13,12 @@ from benchmarks.studies.drawing import draw
 from benchmarks.studies.tables import make_tables
 
 PAGE = RESULTS.parents[1] / "docs" / "reference" / "studies.md"
-TITLES = {"recovery": "A known deformation", "robustness": "Any way round", "pairs": "Real pairs"}
+TITLES = {
+    "recovery": "A known deformation",
+    "robustness": "Any way round",
+    "pairs": "Real pairs",
+    "learning": "Networks",
+}
 """The studies, as they follow each other on the page."""
 
 

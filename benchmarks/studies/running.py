@@ -60,10 +60,10 @@ def shorten(message: str) -> str:
     return _FOLDER.sub("", said[-1])[:160] if said else ""
 
 
-def run(command: list[str], threads: int, limit: float = LIMIT) -> Finished:
-    """Run a command to its end, or to the limit."""
+def run(command: list[str], threads: int, limit: float = LIMIT, *, framework: str = "numpy") -> Finished:
+    """Run a command to its end, or to the limit; `framework` is what Keras runs on there."""
     began = time.perf_counter()
-    process = machine.start(command, "numpy", threads, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = machine.start(command, framework, threads, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     memory = None
     while True:
         try:

@@ -60,7 +60,7 @@ def make_tables(study: str, rows: Rows) -> list[Table]:
     """The tables of a study, one for each of its cases."""
     if study == "robustness":
         return [_tell_starts(rows)]
-    tell = _tell_recovery if study == "recovery" else _tell_pairs
+    tell = {"recovery": _tell_recovery, "pairs": _tell_pairs, "learning": _tell_learning}[study]
     return [tell(case, found) for case, found in group(rows).items()]
 
 
@@ -93,6 +93,19 @@ def _tell_pairs(case: str, rows: Rows) -> Table:
     pairs = len(group(rows, "pair"))
     title = f"{case}, {pairs} {'pair' if pairs == 1 else 'pairs'}"
     return Table(title, ("program", *(SCORES[key] for key in scores), *names), lines, _list_failures(rows))
+
+
+def _tell_learning(case: str, rows: Rows) -> Table:
+    """Each pair, left out by itself, in a column, and what it costs behind them."""
+    key = next(key for key in SCORES if any(key in row for row in rows))
+    columns = {key: 3, "folds_percent": 3, "seconds_training": 0, "steps": 0, "seconds": 3}
+    names = ("mean", "folds %", "training s", "steps", "prediction s")
+    pairs, lines = group(rows, "pair"), []
+    for program, found in group(rows, "method").items():
+        good = {row["pair"]: row for row in found if "failed" not in row}
+        each = [f"{good[pair][key]:.3f}" if pair in good else "" for pair in pairs]
+        lines.append((program, *each, *_format(list(good.values()), columns)))
+    return Table(f"{case}: {SCORES[key]}", ("program", *pairs, *names), lines, _list_failures(rows))
 
 
 def _tell_starts(rows: Rows) -> Table:

@@ -75,11 +75,12 @@ class View:
                 f"A network registers images of as many axes as it was made for, {len(self.sizes)}. Received: a fixed "
                 f"image of shape {fixed.shape}. Take another model."
             )
-        spacing: Sequence[float] | float = finest_spacing(fixed)
+        finest = finest_spacing(fixed)
+        spacing: Sequence[float] | float = finest
         if self.voxels is not None:
             fixed = frame_content(image)
             extent = np.abs(fixed.matrix) @ np.asarray(fixed.shape)
-            spacing = max(spacing, float(extent.max()) / self.voxels[fixed.ndim])
+            spacing = max(finest, float(extent.max()) / self.voxels[fixed.ndim])
         elif self.spacing is not None:
             spacing = self.spacing
         whole = cover(fixed, spacing)

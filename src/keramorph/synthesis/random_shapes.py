@@ -17,8 +17,10 @@ from keramorph.synthesis.smooth_noise import draw_field, draw_smooth_noise
 _FINENESS = 4
 """Points of the grid on which shapes are drawn, per node of the finest noise."""
 
-_OUTLINE = {"radius": (0.3, 0.55), "centre": (0.42, 0.58), "roughness": 0.15, "scale": 0.2}
-"""Of what lies on a ground, in shares of the image; the roughness of its outline in shares of its radius."""
+_RADIUS, _CENTRE = (0.3, 0.55), (0.42, 0.58)
+"""Limits of those of what lies on a ground, along each axis, in shares of the image."""
+_ROUGHNESS, _ROUGH_SCALE = 0.15, 0.2
+"""Standard deviation of its radius, in shares of that, and voxels between nodes, in shares of the smallest size."""
 
 
 @keras.saving.register_keras_serializable(package="keramorph")
@@ -120,14 +122,13 @@ class RandomShapes(RandomLayer):
         """Label 0 outside of an ellipsoid with a rough outline, in some of the maps."""
         batch, ndim = keras.ops.shape(labels)[0], len(sizes)
         laid, *shares = self.draw_shares(1 + 2 * ndim, batch)
-        scales = (_OUTLINE["scale"] * min(sizes),)
-        noise = draw_smooth_noise(self, batch, sizes, scales=scales)
-        distance = 0.0
+        noise = draw_smooth_noise(self, batch, sizes, scales=(max(1.0, _ROUGH_SCALE * min(sizes)),))
+        distance: Any = 0.0
         for axis, size in enumerate(sizes):
-            radius = between(_OUTLINE["radius"], shares[2 * axis])
-            centre = between(_OUTLINE["centre"], shares[2 * axis + 1])
+            radius = between(_RADIUS, shares[2 * axis])
+            centre = between(_CENTRE, shares[2 * axis + 1])
             place = (np.arange(size, dtype="float32") + 0.5) / size
             place = place.reshape((1,) * (axis + 1) + (size,) + (1,) * (ndim - 1 - axis))
             distance += keras.ops.square((place - broadcast_over(centre, ndim)) / broadcast_over(radius, ndim))
-        outside = keras.ops.sqrt(distance) > 1 + _OUTLINE["roughness"] * noise
+        outside = keras.ops.sqrt(distance) > 1 + _ROUGHNESS * noise
         return keras.ops.where(keras.ops.logical_and(outside, broadcast_over(laid < self.ground, ndim)), 0, labels)
