@@ -27,7 +27,7 @@ DESIGNS = {
 
 
 class Lessons(NamedTuple):
-    """What a network is shown, and for how long; lengths in voxels."""
+    """What a network is shown, and for how long; lengths in voxels, ground and alike shares of the pairs."""
 
     shape: tuple[int, ...]
     batch_size: int
@@ -36,11 +36,25 @@ class Lessons(NamedTuple):
     sizes: tuple[float, ...]
     strength: float
     scales: tuple[float, ...]
+    ground: float
+    alike: float
 
 
 LESSONS = {
-    2: Lessons((160, 128), 2, 40, labels=30, sizes=(5, 10, 20), strength=4.0, scales=(8, 16, 32, 64)),
-    3: Lessons((48, 48, 48), 1, 140, labels=20, sizes=(6, 12, 24, 48), strength=3.0, scales=(8, 16, 32, 64)),
+    2: Lessons(
+        (160, 128), 2, 160, labels=30, sizes=(5, 10, 20), strength=4.0, scales=(8, 16, 32, 64), ground=0.5, alike=0.7
+    ),
+    3: Lessons(
+        (48, 48, 48),
+        1,
+        140,
+        labels=20,
+        sizes=(6, 12, 24, 48),
+        strength=3.0,
+        scales=(8, 16, 32, 64),
+        ground=0,
+        alike=0.6,
+    ),
 }
 
 
@@ -91,24 +105,28 @@ def make_image(ndim):
         synthesis.RandomGamma(sd=(0.15, 0.15), seed=SEED + 13),
         synthesis.RandomNoise(sd=0.04, seed=SEED + 2),
     ]
-    return synthesis.ImageFromLabels(lessons.labels, sd=(0.0, 0.05), effects=effects, seed=SEED + 1)
+    return synthesis.ImageFromLabels(
+        lessons.labels, sd=(0.0, 0.05), black_background=0.8, effects=effects, seed=SEED + 1
+    )
 
 
 def make_data(ndim, targets):
-    """Pairs of random shapes, three in five alike in contrast, deformed and a little turned, shifted and stretched."""
+    """Pairs of random shapes, some on an empty ground, deformed and a little turned, shifted and stretched."""
     lessons = LESSONS[ndim]
     pairs = synthesis.PairFromLabels(
         make_image(ndim),
         scored=(0,),
         deformation=synthesis.RandomDeformation(strength=(0.5, lessons.strength), scales=lessons.scales, seed=SEED + 3),
         affine=synthesis.RandomAffine(translation=2.5, rotation=0.05, scale=1.05, shear=0.02, seed=SEED + 4),
-        alike=0.6,
+        alike=lessons.alike,
         seed=SEED,
     )
     return synthesis.SyntheticPairs(
         lessons.shape,
         pairs=pairs,
-        labels=synthesis.RandomShapes(num_labels=lessons.labels, scales=lessons.sizes, seed=SEED + 5),
+        labels=synthesis.RandomShapes(
+            num_labels=lessons.labels, scales=lessons.sizes, ground=lessons.ground, seed=SEED + 5
+        ),
         batch_size=lessons.batch_size,
         steps=STEPS_PER_EPOCH,
         targets=targets,
