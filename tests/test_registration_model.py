@@ -78,6 +78,20 @@ def test_a_prediction_makes_up_for_the_coarsest_levels():
     assert list_levels(Known(lambda points, matrix: points + 9 * np.sin(points))) == [8.0, 4.0, 2.0, 1.0]
 
 
+def test_a_start_that_is_taken_is_refined_by_fewer_iterations_and_another_by_all():
+    _, true, pair = make_pair()
+
+    def count_iterations(field, **options):
+        found = register(*pair, config=Config(iterations=30, tolerance=0.0, model=Known(field), **options))
+        return [len(record.losses) for record in found.history if record.stage == "deformable"]
+
+    taken, left = undo(true), lambda points, matrix: points + 9 * np.sin(points)
+    assert count_iterations(taken, model_iterations=4)[-1] == 4
+    assert max(count_iterations(taken, model_iterations=4)) == 4
+    assert count_iterations(taken, model_iterations=400)[-1] == 30
+    assert count_iterations(left, model_iterations=4)[-1] == 30
+
+
 def test_a_wrong_prediction_changes_nothing():
     _, _, pair = make_pair(height=3.0)
     known = Known(lambda points, matrix: points + 8 * np.sin(points[..., ::-1] / 3))

@@ -17,7 +17,13 @@ Algorithm = Literal["greedy", "velocity", "symmetric", "bspline", "mixed"]
 _PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"voxels": 1_000_000},
     "default": {},
-    "accurate": {"iterations": 200, "tolerance": 3e-4, "work": 250_000_000, "model": "builtin"},
+    "accurate": {
+        "iterations": 200,
+        "tolerance": 3e-4,
+        "work": 250_000_000,
+        "model": "builtin",
+        "model_iterations": 200,
+    },
 }
 
 
@@ -75,6 +81,8 @@ class Config:
             which comes along, the path of a `.keras` file, a Keras model, or a `keramorph.prediction.Predictor`; or a
             list, for their mean. It is taken if it lowers the loss where the deformation begins, and in any case where
             `iterations` is 0. The network stays as it is.
+        model_iterations: Most iterations of the deformable stage at each level where the model's start is taken: what
+            is nearly there needs few.
         search: Whether to look for a start among the headers, the centres and all turns; otherwise the headers are it.
         seed: Seed of every random choice, so that a run can be repeated; the present algorithms make none.
 
@@ -109,6 +117,7 @@ class Config:
     work: int = 60_000_000
     time_budget: float = 0.0
     model: Any = None
+    model_iterations: int = 20
     search: bool = True
     seed: int = 0
 
@@ -184,6 +193,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _RANGES = (
     ("levels", 1, 12),
     ("iterations", 0, 100_000),
+    ("model_iterations", 1, 100_000),
     ("affine_levels", 1, 12),
     ("affine_iterations", 0, 100_000),
     ("window", 3, 99),

@@ -54,6 +54,7 @@ def choose_start(
             "affine", f"the prediction raises the loss {where} from {before:.3f} to {after:.3f}", seconds
         )
     run.predicted = predicted
+    run.config = replace(run.config, iterations=min(run.config.iterations, run.config.model_iterations))
     return kept, StartChoice("predicted", f"it lowers the loss {where} from {before:.3f} to {after:.3f}", seconds)
 
 
