@@ -267,6 +267,7 @@ def test_a_record_renews_its_own_part_of_the_page_alone(tmp_path):
     ("words", "said"),
     [
         (["pairs"], "--data"),
+        (["learning"], "--data"),
         (["pares"], "no study is called 'pares'"),
         (
             ["pairs", "--data", "{data}", "--cases", "knees"],
@@ -294,3 +295,5 @@ def test_with_data_all_three_studies_run_and_without_the_two_on_the_template(dat
     arguments = read_arguments(["--data", str(data), "--methods", "keramorph"])
     assert isinstance(arguments, Namespace)
     assert list(plan(arguments, pairs.Path("python"))) == ["recovery", "robustness", "pairs"]
+    arguments = read_arguments(["learning", "--data", str(data), "--methods", "voxelmorph"])
+    assert list(plan(arguments, pairs.Path("python"))) == ["learning"]

@@ -97,7 +97,7 @@ def keramorph(*, pretrained: bool) -> Training:
         network = DualStream.from_preset(name) if pretrained else DualStream(**read_weights(name).design)
         model = RegistrationModel(network, LNCC(_WINDOW), Diffusion(), options=RegistrationOptions(regularity=0.3))
         model.compile(keras.optimizers.Adam(_RATE, global_clipnorm=1.0), jit_compile=False)
-        model.fit(make_batches(), callbacks=[Watch()], verbose=0)
+        model.fit(make_batches(), callbacks=[Watch()], shuffle=False, verbose=0)
 
         def predict(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
             found = network.predict_on_batch([fixed[None, ..., None], moving[None, ..., None]])
