@@ -85,19 +85,15 @@ def keramorph(*, pretrained: bool) -> Training:
 
             def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
                 clock.steps += 1
-
-        def make_batches() -> Iterator[tuple[dict[str, np.ndarray]]]:
-            for fixed, moving in pairs:
-                if clock.is_over():
-                    return
-                yield ({"fixed": fixed[..., None], "moving": moving[..., None]},)
+                self.model.stop_training = clock.is_over()
 
         name = f"shapes_{ndim}d"
         keras.utils.set_random_seed(0)
         network = DualStream.from_preset(name) if pretrained else DualStream(**read_weights(name).design)
         model = RegistrationModel(network, LNCC(_WINDOW), Diffusion(), options=RegistrationOptions(regularity=0.3))
         model.compile(keras.optimizers.Adam(_RATE, global_clipnorm=1.0), jit_compile=False)
-        model.fit(make_batches(), callbacks=[Watch()], shuffle=False, verbose=0)
+        batches = (({"fixed": fixed[..., None], "moving": moving[..., None]},) for fixed, moving in pairs)
+        model.fit(batches, callbacks=[Watch()], shuffle=False, verbose=0)
 
         def predict(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
             found = network.predict_on_batch([fixed[None, ..., None], moving[None, ..., None]])
