@@ -127,8 +127,10 @@ class RandomShapes(RandomLayer):
         for axis, size in enumerate(sizes):
             radius = between(_RADIUS, shares[2 * axis])
             centre = between(_CENTRE, shares[2 * axis + 1])
-            place = (np.arange(size, dtype="float32") + 0.5) / size
-            place = place.reshape((1,) * (axis + 1) + (size,) + (1,) * (ndim - 1 - axis))
-            distance += keras.ops.square((place - broadcast_over(centre, ndim)) / broadcast_over(radius, ndim))
+            place = np.arange(0.5, size, dtype="float32") / size
+            place = keras.ops.reshape(place, (1,) * (axis + 1) + (size,) + (1,) * (ndim - 1 - axis))
+            distance = distance + keras.ops.square(
+                (place - broadcast_over(centre, ndim)) / broadcast_over(radius, ndim)
+            )
         outside = keras.ops.sqrt(distance) > 1 + _ROUGHNESS * noise
         return keras.ops.where(keras.ops.logical_and(outside, broadcast_over(laid < self.ground, ndim)), 0, labels)
