@@ -5,6 +5,7 @@ the marker `engine`, both set here from what a test imports and asks for; everyt
 """
 
 import ast
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -47,6 +48,13 @@ def make_array(engine_name):
 @pytest.fixture
 def compile_quickly():
     """On JAX, without most of XLA's optimisations: on small arrays they take far longer than they save."""
+    with compiling_quickly():
+        yield
+
+
+@contextlib.contextmanager
+def compiling_quickly():
+    """As the fixture `compile_quickly`, for fixtures that serve more than one test."""
     if read_engine_name() != "jax":
         yield
         return

@@ -53,6 +53,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def clear_remains(folder: Path, names: str) -> None:
+    """Remove from a folder what programs left there that were killed while they wrote a file by `replacing`.
+
+    Args:
+        folder: Folder of the files; it may be missing.
+        names: Name of the file that was to be written, or a pattern of such names.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     remains = tempfile.mkdtemp(prefix=".note.txt.", dir=folder)
+        ...     clear_remains(Path(folder), "note.txt")
+        ...     Path(remains).exists()
+        False
+    """
+    # `tempfile` ends its names in eight characters.
+    for remains in folder.glob(f".{names}.????????"):
+        shutil.rmtree(remains, ignore_errors=True)
+
+
 def _refused(path: Path, problem: OSError) -> FileError:
     reason = problem.strerror or str(problem)
     return FileError(f"The file cannot be written: {reason}. Received: path={str(path)!r}. Choose another place.")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from keramorph._keras import keras
 from keramorph.errors import FileError, OptionError
 from keramorph.io.keras_models import load_model
-from keramorph.io.writing import replacing
+from keramorph.io.writing import clear_remains, replacing
 from keramorph.training.parts import build_part
 from keramorph.training.recipe import PARTS, Fit, Recipe, read_recipe
 from keramorph.training.registration_model import RegistrationModel
@@ -25,6 +25,8 @@ from keramorph.training.sources import count_channels, make_learning, make_valid
 from keramorph.training.validation_pictures import ValidationPictures
 
 RECIPE, CHECKPOINT, PICTURES = "recipe.yaml", "checkpoint.npz", "pictures"
+_FILES = (MODEL, LOG, CURVES, RECIPE, CHECKPOINT)
+_EACH_PICTURE = "epoch-*.png"
 
 _MAY_CHANGE = frozenset(
     {"training.patience", "training.pictures", "training.checkpoint_steps", "training.workers", "data.cache"}
@@ -213,8 +215,12 @@ def _claim(folder: Path, recipe: Recipe, existing: str) -> None:
     if taken and existing == "resume":
         _compare(folder, recipe)
     if taken and existing == "replace":
-        for path in (*(folder / name for name in (MODEL, LOG, CURVES, RECIPE, CHECKPOINT)), *_list_pictures(folder)):
+        for path in (*(folder / name for name in _FILES), *_list_pictures(folder)):
             path.unlink(missing_ok=True)
+    if taken:
+        for name in _FILES:
+            clear_remains(folder, name)
+        clear_remains(folder / PICTURES, _EACH_PICTURE)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -226,7 +232,7 @@ def _claim(folder: Path, recipe: Recipe, existing: str) -> None:
 
 
 def _list_pictures(folder: Path) -> list[Path]:
-    return sorted((folder / PICTURES).glob("epoch-*.png"))
+    return sorted((folder / PICTURES).glob(_EACH_PICTURE))
 
 
 def format_recipe(recipe: Recipe) -> str:
