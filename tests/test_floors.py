@@ -12,9 +12,9 @@ FLOORS = {
     1: ("space", "backend", "weights"),
     2: ("ops", "io"),
     3: ("layers", "losses", "metrics", "compat", "transforms", "synthesis", "preparation"),
-    4: ("networks", "solver", "training", "prediction"),
+    4: ("networks", "solver", "prediction"),
     5: ("registration", "report", "evaluation"),
-    6: ("cohort",),
+    6: ("training", "cohort"),
     7: ("cli",),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -170,6 +170,29 @@ def test_workers_keep_the_order(files):
     np.testing.assert_array_equal(*found)
 
 
+def test_pairs_are_aligned_by_the_registration_of_a_name(tmp_path):
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    paths = []
+    for name, degrees, shift in (("still", 0.0, 0.0), ("moved", 12.0, 5.0)):
+        cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+        x, y = cos * (columns - shift) + sin * rows, cos * rows - sin * (columns - shift)
+        body = np.exp(-((x / 18) ** 2) - (y / 10) ** 2) * (1.5 + np.sin(x / 3) * np.cos(y / 4))
+        paths.append(tmp_path / f"{name}.nii.gz")
+        sitk.WriteImage(sitk.GetImageFromArray(body.astype("float32")), str(paths[-1]))
+
+    def measure(align):
+        dataset = PairDataset([paths], PairOptions((64, 64)), seed=None, align=align, cache=tmp_path / "cache")
+        return np.abs(dataset[0]["fixed"] - dataset[0]["moving"]).mean()
+
+    # Of one cache, which tells them from each other.
+    left, rigid, affine = (measure(align) for align in (None, "rigid", "affine"))
+    assert rigid < 0.1 * left
+    assert affine < 0.1 * left
+    assert rigid != affine
+    with pytest.raises(OptionError, match=r"rigid, similarity, affine.*Received: align='affin'"):
+        measure("affin")
+
+
 def test_moving_image_and_labels_are_aligned_by_a_function_of_the_pair(files, tmp_path):
     """By a shift of whole voxels, on the grid of the file itself."""
     path = write(tmp_path / "d.nii.gz", (9, 10, 11), (2.0, 2.0, 2.0), seed=4)

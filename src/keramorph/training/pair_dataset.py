@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,11 @@ from keramorph.errors import FileError, InputError, OptionError
 from keramorph.io import read_image
 from keramorph.preparation import PairOptions, prepare_image, prepare_labels, read_on_grid_of
 from keramorph.space import Grid, Image
+from keramorph.training.alignment import Align, Alignment, open_alignment
 from keramorph.training.image_cache import ImageCache
 from keramorph.training.pair_landmarks import count_landmarks, find_indices, read_landmarks, view_indices
 from keramorph.training.pair_lists import Pair, check_pairs
 from keramorph.transforms import AffineTransform, Transform
-
-Align = Callable[[Image, Image], Transform]
-"""From the fixed and the moving image of a pair, as read, to the transform from fixed to moving points."""
 
 _MOST_PROBLEMS = 10
 
@@ -44,10 +42,11 @@ class PairDataset(keras.utils.PyDataset):
         seed: Seed of the order and of the augmentation; None goes through the pairs as listed, whole and as they are:
             for validation.
         cache: Folder that keeps what was made of the files for the next run; None keeps it in memory, for this one.
-        align: Function of the fixed and the moving `Image` that returns the transform from fixed to moving points, with
-            which the moving image and its labels are brought onto the fixed one: affine pre-alignment, by
-            `keramorph.register` for one. Each pair is aligned when it is first asked for. A cache on disk does not see
-            when the function changes: then empty it.
+        align: `"rigid"`, `"similarity"` or `"affine"`: what `keramorph.register` finds for each pair, by which the
+            moving image, its labels and its landmarks are brought onto the fixed one. Or a function of the fixed and
+            the moving `Image` that returns a transform from fixed to moving points; a cache on disk does not see when
+            the function changes: then empty it. None leaves pairs as their middles lie. Each is aligned when it is
+            first asked for.
         workers: Threads that make batches ahead.
 
     Attributes:
@@ -77,7 +76,7 @@ class PairDataset(keras.utils.PyDataset):
         batch_size: int = 1,
         seed: int | None = 0,
         cache: str | Path | None = None,
-        align: Align | None = None,
+        align: Align | Alignment | None = None,
         workers: int = 1,
     ) -> None:
         super().__init__(workers=workers)
@@ -85,7 +84,8 @@ class PairDataset(keras.utils.PyDataset):
         self.options = options
         self.batch_size = int(batch_size)
         self.seed = seed
-        self.align = align
+        self.align = None if align is None else open_alignment(align)
+        self._aligned = f"aligned {align}" if isinstance(align, str) else "aligned"
         self.epoch = 0
         self._cache = ImageCache(cache)
         self._landmarks = 0
@@ -224,12 +224,12 @@ class PairDataset(keras.utils.PyDataset):
             points[known] = transform.inverse().apply_points(points[known])
             return find_indices(points, grid, self._landmarks)
 
-        settings = (options.shape, options.spacing, options.labels, self._landmarks)
+        settings = (self._aligned, options.shape, options.spacing, options.labels, self._landmarks)
         found = {}
         for kind, make in (("", make_image), ("_labels", make_labels), ("_landmarks", make_landmarks)):
             name = f"moving{kind}"
             if name in files:
-                key = self._cache.name((files["fixed"], files["moving"], files[name]), f"aligned{kind}", *settings)
+                key = self._cache.name((files["fixed"], files["moving"], files[name]), kind, *settings)
                 found[name] = self._cache.get(key, make)
         return found
 

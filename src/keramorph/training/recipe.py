@@ -10,6 +10,7 @@ from typing import Any, Literal
 from keramorph.errors import OptionError
 from keramorph.io.settings import check_settings, explain_name, read_settings
 from keramorph.preparation import PairOptions
+from keramorph.training.alignment import Alignment
 from keramorph.training.parts import Part, Shelf, check_part
 from keramorph.training.registration_options import RegistrationOptions
 
@@ -60,6 +61,8 @@ class DataSource:
         table: CSV file with the columns fixed and moving, and perhaps fixed_labels and moving_labels.
         bids: BIDS tree: each anatomical image with each other one.
         suffix: Last part of the names of its images.
+        align: What lays each moving image on its fixed one before a network sees it: `rigid`, `similarity` or `affine`,
+            as `keramorph register` finds it; null leaves pairs as their middles lie.
         cache: Folder that keeps the prepared images for the next run.
         synthesis: Pairs made of random shapes, new ones in each step.
 
@@ -77,6 +80,7 @@ class DataSource:
     table: str | None = None
     bids: str | None = None
     suffix: str = "T1w"
+    align: Alignment | None = None
     cache: str | None = None
     synthesis: Synthesis | None = None
 
@@ -86,6 +90,8 @@ class DataSource:
             raise OptionError(
                 f"pairs come from one of {', '.join(_SOURCES)}. Received: {' and '.join(given) or 'none of them'}."
             )
+        if self.align is not None and self.synthesis is not None:
+            raise OptionError("synthetic pairs are aligned as they are made. Received: `align` with `synthesis`.")
         if self.labels is not None and self.folder is None:
             raise OptionError(f"`labels` belong to a `folder`. Received: labels with {given[0]}.")
 

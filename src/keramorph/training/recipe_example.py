@@ -27,6 +27,7 @@ _INSTEAD: dict[str, Any] = {
     "model": "pretrained.keras",
     "table": "pairs.csv",
     "bids": "study/",
+    "align": "affine",
     "cache": "prepared/",
     "steps": 200,
     "ema": 0.999,

@@ -82,6 +82,7 @@ def make_learning(source: DataSource, options: PairOptions, fit: Fit) -> Any:
         batch_size=fit.batch_size,
         seed=fit.seed,
         cache=source.cache,
+        align=source.align,
         workers=fit.workers,
     )
     return pairs if fit.steps is None else BatchesOf(pairs, fit.steps)
@@ -91,7 +92,7 @@ def make_validation(source: DataSource, options: PairOptions, fit: Fit) -> Any:
     """Return the batches to validate with, the same in each epoch."""
     if source.synthesis is None:
         pairs, size = list_pairs(source), fit.batch_size
-        return PairDataset(pairs, options, batch_size=size, seed=None, cache=source.cache)
+        return PairDataset(pairs, options, batch_size=size, seed=None, cache=source.cache, align=source.align)
     pairs = make_synthetic_pairs(source.synthesis, options, fit, steps=SYNTHETIC_VALIDATION)
     # An epoch that no training reaches: none of these pairs is ever learned from.
     pairs.epoch = 2**31
