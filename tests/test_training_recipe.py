@@ -62,6 +62,8 @@ def merge(**sections):
         (merge(preparation={}), ["preparation.shape:", "missing"]),
         (merge(data={}), ["data:", "folder, table, bids, synthesis", "none of them"]),
         (merge(data={"table": "a.csv", "labels": "b"}), ["data:", "`labels` belong to a `folder`"]),
+        (merge(data={"synthesis": {}, "align": "rigid"}), ["data:", "Received: `align` with `synthesis`"]),
+        (merge(data={"folder": "a", "align": "bent"}), ["data.align", "rigid"]),
         (merge(data={"folder": "a", "table": "b"}), ["data:", "folder and table"]),
         (
             merge(data={"synthesis": {"image": {"effects": [{"class": "RandomBlur", "sigm": 1}]}}}),
@@ -196,6 +198,9 @@ def test_pairs_of_a_folder_follow_the_pattern_and_the_steps(files):
     np.testing.assert_array_equal(some[1]["fixed"], whole[1]["fixed"])
     some.on_epoch_end()
     assert some.dataset.epoch == 4
+    aligned = dataclasses.replace(source, align="rigid")
+    assert whole.align is None
+    assert None not in [make(aligned, options, Fit()).align for make in (make_learning, make_validation)]
 
 
 @pytest.mark.usefixtures("compile_quickly")
