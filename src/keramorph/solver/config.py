@@ -117,7 +117,7 @@ class Config:
     work: int = 60_000_000
     time_budget: float = 0.0
     model: Any = None
-    model_iterations: int = 20
+    model_iterations: int = 18
     search: bool = True
     seed: int = 0
 
