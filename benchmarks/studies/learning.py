@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,15 +16,10 @@ from benchmarks.studies.pairs import Pair
 from benchmarks.studies.running import Report, run
 from benchmarks.studies.scoring import score
 from keramorph.io import read_image
+from keramorph.prediction.predictor import to_transform
 from keramorph.preparation import cover, finest_spacing, frame_content, lay_in_middle, prepare_image
 from keramorph.space import Grid, Image
-from keramorph.transforms import (
-    AffineTransform,
-    CompositeTransform,
-    DisplacementTransform,
-    from_voxel_displacement,
-    write_transform,
-)
+from keramorph.transforms import AffineTransform, CompositeTransform, write_transform
 
 PROGRAMS = (*NETWORKS, "greedy NCC 100x50x10")
 """The networks, and a program that learns nothing."""
@@ -89,7 +83,7 @@ def _write_images(pair: Pair, prepared: Prepared, folder: Path) -> None:
     fixed, moving = _list_images(pair)
     learning = [array for path, array in prepared.arrays.items() if path not in (fixed, moving)]
     arrays = {"fixed": prepared.arrays[fixed], "moving": prepared.arrays[moving], "learning": np.stack(learning)}
-    np.savez(folder / "images.npz", **{name: array.astype(np.float32) for name, array in arrays.items()})
+    np.savez(folder / "images.npz", **arrays)
 
 
 def _measure_one(
@@ -102,14 +96,13 @@ def _measure_one(
     if finished.code != 0:
         return {"failed": finished.explain(), "seconds_training": seconds}
     transform = _place(np.load(found), *(prepared.grids[path] for path in _list_images(pair)), folder)
-    own = json.loads(finished.output.strip().splitlines()[-1])
-    return {**own, "seconds_training": seconds, **score(pair.folder, pair.entry, transform)}
+    return {**finished.read_figures(), "seconds_training": seconds, **score(pair.folder, pair.entry, transform)}
 
 
 def _place(displacement: np.ndarray, fixed: Grid, moving: Grid, folder: Path) -> sitk.Transform:
     """The transform between physical points that a displacement in voxels between two grids of one shape stands for."""
     shift = np.eye(fixed.ndim + 1)
     shift[:-1, -1] = moving.center - fixed.center
-    bend = DisplacementTransform(from_voxel_displacement(displacement.astype(np.float32), fixed), fixed)
-    write_transform(CompositeTransform([bend, AffineTransform(shift)]), folder / "transform.h5")
+    whole = CompositeTransform([to_transform(displacement[None], fixed), AffineTransform(shift)])
+    write_transform(whole, folder / "transform.h5")
     return sitk.ReadTransform(str(folder / "transform.h5"))

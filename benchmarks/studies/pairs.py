@@ -88,7 +88,7 @@ def _measure_one(command: list[str], threads: int, pair: Pair, folder: Path) -> 
     if summary.exists():
         own = json.loads(summary.read_text(encoding="utf-8"))["metrics"]["seconds_total"]
     else:
-        own = json.loads(finished.output.strip().splitlines()[-1])["seconds"]
+        own = finished.read_figures()["seconds"]
     row = {**finished.measure(), "seconds_registering": own}
     try:
         row |= score(pair.folder, pair.entry, sitk.ReadTransform(str(out)))

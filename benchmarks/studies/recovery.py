@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +42,7 @@ def _measure_one(python: Path, threads: int, case: Case, program: str, pair: tup
     finished = run(write_peer_command(python, "recovery", program, pair, out), threads)
     if finished.code != 0:
         return {"failed": finished.explain()}
-    said = json.loads(finished.output.strip().splitlines()[-1])
+    said = finished.read_figures()
     errors = measure_errors(out, folder / "truth.nii.gz", folder.parent / f"mask_{case.spacing}mm.nii.gz")
     # The seconds of the deformation alone take the place of the whole process'.
     return {**finished.measure(), **said, **errors}

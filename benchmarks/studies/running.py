@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import machine
 
@@ -47,6 +49,10 @@ class Finished:
         if self.code < 0:
             return f"ended by {signal.Signals(-self.code).name}"
         return shorten(self.errors) or f"exit status {self.code}"
+
+    def read_figures(self) -> dict[str, Any]:
+        """What it printed last: one line of JSON."""
+        return json.loads(self.output.strip().splitlines()[-1])
 
     def measure(self) -> dict[str, float]:
         """Seconds and memory, for a row."""
