@@ -30,7 +30,9 @@ _LIMIT = 20.0
 
 
 class Prepared:
-    """The images of a case on grids of one shape and spacing, laid on the middle of what each of them shows.
+    """The images of a case on grids of one shape and spacing.
+
+    Images of one grid are laid as their headers say, others on the middle of what each of them shows.
 
     Args:
         paths: Files of the images.
@@ -38,7 +40,7 @@ class Prepared:
 
     def __init__(self, paths: list[Path]) -> None:
         images = {path: read_image(path) for path in paths}
-        frames = {path: frame_content(image) for path, image in images.items()}
+        frames = _frame(images)
         spacing = min(finest_spacing(image.grid) for image in images.values())
         sizes = np.max([cover(frame, spacing).shape for frame in frames.values()], axis=0)
         shape = tuple(int(n) for n in -(-sizes // _MULTIPLE) * _MULTIPLE)
@@ -48,6 +50,15 @@ class Prepared:
     def _prepare(self, image: Image, path: Path) -> np.ndarray:
         still = AffineTransform(np.eye(image.grid.ndim + 1))
         return prepare_image(image, self.grids[path], still, name=path.name).mean(axis=-1)
+
+
+def _frame(images: dict[Path, Image]) -> dict[Path, Grid]:
+    """What each image shows of its grid, or all of them together where they share one."""
+    first = next(iter(images.values()))
+    if all(image.grid.matches(first.grid) for image in images.values()):
+        shown = np.any([image.array > np.nanmin(image.array) for image in images.values()], axis=0)
+        return dict.fromkeys(images, frame_content(Image(shown, first.grid)))
+    return {path: frame_content(image) for path, image in images.items()}
 
 
 def measure(

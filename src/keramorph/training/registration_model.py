@@ -14,6 +14,7 @@ from keramorph.errors import InputError, OptionError, ShapeError
 from keramorph.losses.images import promote
 from keramorph.metrics.folding import FoldingShare
 from keramorph.metrics.overlap import Dice
+from keramorph.networks.rematerialization import Rematerialized
 from keramorph.preparation import PairOptions
 from keramorph.training import terms
 from keramorph.training.registration_options import RegistrationOptions
@@ -85,7 +86,7 @@ class RegistrationModel(keras.Model):
 
     Raises:
         InputError: If a batch has not the entries that a term needs.
-        OptionError: If there is nothing to learn from.
+        OptionError: If there is nothing to learn from, or the network cannot be rematerialized.
         ShapeError: If the atlas is not an image, or a scale is larger than an image.
 
     Example:
@@ -125,6 +126,7 @@ class RegistrationModel(keras.Model):
         self.options = RegistrationOptions() if options is None else options
         self.preparation = preparation
         self.atlas = None if atlas is None else self._keep(np.asarray(atlas))
+        self._rematerialized = Rematerialized(network) if self.options.rematerialize else None
         self.takes = tuple(tensor.name for tensor in getattr(network, "inputs", None) or ())
         self.seed_generator = keras.random.SeedGenerator() if "smoothness" in self.takes else None
         names = (*(["similarity"] if similarity is not None else []), *self.options.terms)
@@ -277,8 +279,9 @@ class RegistrationModel(keras.Model):
         given = {"fixed": fixed, "moving": moving, "smoothness": smoothness}
         named = {"fixed", "moving"} <= set(self.takes)
         inputs = {name: given[name] for name in self.takes} if named else [fixed, moving]
-        informed = "training" in inspect.signature(self.network.call).parameters
-        outputs = self.network(inputs, training=training) if informed else self.network(inputs)
+        network = self._rematerialized if training and self._rematerialized else self.network
+        informed = "training" in inspect.signature(getattr(network, "call", network)).parameters
+        outputs = network(inputs, training=training) if informed else network(inputs)
         if not isinstance(outputs, dict) or "displacement" not in outputs:
             raise InputError(
                 "A network returns a dictionary with the 'displacement'. Received: "

@@ -33,6 +33,9 @@ class RegistrationOptions:
             background and does not count, to this number; None for labels with a channel each.
         spacing: Millimetres between voxel centres along each array axis, in which landmarks are then measured; None
             measures them in voxels.
+        rematerialize: Whether the network keeps few of its values for the backward pass, and computes the others anew:
+            that takes less memory and more time, and changes no number. The network is then one made of
+            `keras.Model(inputs, outputs)`, as all of `keramorph.networks` are.
 
     Raises:
         OptionError: If a weight is negative, or an option cannot take its value.
@@ -55,6 +58,7 @@ class RegistrationOptions:
     scales: tuple[int, ...] = (1,)
     num_labels: int | None = None
     spacing: Spacing = None
+    rematerialize: bool = False
 
     def __post_init__(self) -> None:
         for name in WEIGHTS:
