@@ -140,14 +140,37 @@ class _Segment:
 
 
 def _rematerialize(run: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose values the backward pass computes anew."""
-    if keras.backend.backend() != "torch":
-        return keras.remat(run)
+    """A function whose values the backward pass computes anew; the backends' own do, but hold on to more."""
+    return {"tensorflow": _on_tensorflow, "torch": _on_torch}.get(keras.backend.backend(), keras.remat)(run)
+
+
+def _on_tensorflow(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Without the copies of all inputs that `tf.recompute_grad` makes, so that XLA too keeps the order."""
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def call(*given: Any) -> Any:
+        def differentiate(*upstream: Any, variables: Sequence[Any] | None = None) -> Any:
+            with tf.control_dependencies(upstream):
+                again = [tf.identity(tensor) for tensor in given]
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                found = run(*again)
+            weights = list(variables or ())
+            gradients = tape.gradient(found, [*again, *weights], output_gradients=list(upstream))
+            of_given, of_weights = gradients[: len(again)], gradients[len(again) :]
+            return (of_given, of_weights) if weights else of_given
+
+        return run(*given), differentiate
+
+    return call
+
+
+def _on_torch(run: Callable[..., Any]) -> Callable[..., Any]:
+    """To the end: PyTorch stops by an exception, of which Keras makes a report that holds on to tensors."""
     from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
     def call(*given: Any) -> Any:
-        # PyTorch stops by an exception once it has what it needs; on its way through the layers Keras makes a report of
-        # it, which holds on to tensors.
         with set_checkpoint_early_stop(False):
             return checkpoint(run, *given, use_reentrant=False)
 
