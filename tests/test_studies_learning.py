@@ -90,6 +90,18 @@ def test_the_displacement_is_from_fixed_to_moving_points(folder, monkeypatch):
     assert still["dice"] == score(pair.folder, pair.entry, sitk.TranslationTransform(2, (95.0, 47.0)))["dice"] < 0.9
 
 
+def test_images_of_one_grid_stay_where_they_lie_on_it(folder, monkeypatch):
+    """Their contents begin at other places: on their middles they would be moved."""
+    for path in folder.glob("boxes/moving*.nii.gz"):
+        image = sitk.ReadImage(str(path))
+        image.SetOrigin((5.0, -7.0))
+        sitk.WriteImage(sitk.CyclicShift(image, (7, 3)), str(path))
+    monkeypatch.setattr(learning, "run", answer((0, 0), []))
+    (still,) = measure(folder, ["voxelmorph"], most=1)
+    (pair,) = pairs.read_pairs(folder, ["boxes"], 1)
+    assert still["dice"] == score(pair.folder, pair.entry, sitk.TranslationTransform(2))["dice"] > 0.1
+
+
 def test_a_training_that_fails_costs_its_rows_alone_and_the_table_has_a_column_for_each_pair(folder, monkeypatch):
     monkeypatch.setattr(learning, "run", answer((0, SHIFT), []))
     rows = measure(folder, ["keramorph"])
