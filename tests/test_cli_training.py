@@ -129,6 +129,13 @@ def test_an_evaluation_writes_the_scores_of_the_library(shell, folder, model, tm
     assert f"{expected.mean_dice_before:.3f} > {expected.mean_dice:.3f}" in out
 
 
+def test_the_network_that_comes_along_is_evaluated_by_its_name(shell, folder, model, tmp_path):
+    assert shell("evaluate", "builtin", folder / "pairs.csv", "-o", tmp_path / "scores", "--quiet")[0] == 0
+    summary = json.loads((tmp_path / "scores/summary.json").read_text())
+    assert summary["model"] == "builtin"
+    assert summary["means"]["correlation"] != summary["means"]["correlation_before"]
+
+
 def test_a_folder_is_evaluated_with_its_label_maps(shell, folder, model, tmp_path):
     words = ("evaluate", model, folder / "images", "-o", tmp_path / "scores", "--label-maps", folder / "maps")
     assert shell(*words, "--quiet")[:2] == (0, "")

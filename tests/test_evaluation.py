@@ -131,3 +131,14 @@ def test_the_figure_shows_what_there_is(pair, tmp_path):
     write_figure(evaluate_pairs(Shift(0), [EvaluationPair(known.fixed, known.moving)]), tmp_path / "without.png")
     sizes = [sitk.ReadImage(str(tmp_path / name)).GetWidth() for name in ("with.png", "without.png")]
     assert sizes[0] > sizes[1] > 100
+
+
+def test_many_labels_are_drawn_one_row_below_the_other(tmp_path):
+    scores = [
+        PairScores("a", "b", dict.fromkeys(range(count), 0.8), {}, None, None, 0.0, 0.9, 0.5, 1.0) for count in (19, 50)
+    ]
+    for name, one in zip("ab", scores, strict=True):
+        write_figure([one], tmp_path / f"{name}.png")
+    few, many = (sitk.ReadImage(str(tmp_path / f"{name}.png")).GetSize() for name in "ab")
+    assert many[1] == 3 * few[1]
+    assert many[0] <= few[0]

@@ -20,7 +20,7 @@ from keramorph.errors import FileError, OptionError
 
 @guard
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="File of a model, .keras.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="File of a model, .keras, or builtin.")],
     pairs: Annotated[
         Path, typer.Argument(metavar="PAIRS", help="Table (.csv) of fixed, moving, ...; or a folder of images.")
     ],
@@ -37,7 +37,7 @@ def evaluate(
 
     The folder gets scores.csv, a row for each pair, summary.json with their means, and a picture, scores.png.
     """
-    check_free(output, overwrite=overwrite, inputs=[model])
+    check_free(output, overwrite=overwrite, inputs=[Path(model)])
     with stage(output) as folder:
         from keramorph import evaluation
 
@@ -101,7 +101,7 @@ def _write_table(scores: Sequence[Any], path: Path) -> None:
             writer.writerow([one.fixed, one.moving, *values])
 
 
-def _write_summary(scores: Sequence[Any], means: dict[str, Any], model: Path, path: Path) -> None:
+def _write_summary(scores: Sequence[Any], means: dict[str, Any], model: str, path: Path) -> None:
     from keramorph.cli.result_files import make_plain, read_versions
 
     summary = {

@@ -12,6 +12,10 @@ from matplotlib.figure import Figure
 from keramorph.evaluation.pairs import PairScores
 
 _BEFORE, _AFTER = "#9aa5b1", "#1f77b4"
+_IN_A_ROW = 20
+"""Labels that are drawn beside each other."""
+_Panel = tuple[str, list[str], list[list[float]], list[list[float]]]
+"""Title, names along the axis, and the values over the pairs at each of them, before and after."""
 
 
 def write_figure(scores: Sequence[PairScores], path: str | Path) -> None:
@@ -25,7 +29,7 @@ def write_figure(scores: Sequence[PairScores], path: str | Path) -> None:
         >>> write_figure(scores, "scores.png")  # doctest: +SKIP
     """
     labels = sorted({label for one in scores for label in one.dice})
-    panels: list[tuple[str, list[str], list[list[float]], list[list[float]]]] = []
+    rows: list[list[_Panel]] = []
     if labels:
         names = ["mean", *map(str, labels)]
         before, after = (
@@ -33,17 +37,22 @@ def write_figure(scores: Sequence[PairScores], path: str | Path) -> None:
             + [_pick([getattr(one, each).get(label) for one in scores]) for label in labels]
             for mean, each in (("mean_dice_before", "dice_before"), ("mean_dice", "dice"))
         )
-        panels.append(("Dice", names, before, after))
+        parts = [slice(first, first + _IN_A_ROW) for first in range(0, len(names), _IN_A_ROW)]
+        rows = [[("Dice", names[part], before[part], after[part])] for part in parts]
+    panels: list[_Panel] = []
     if any(one.tre is not None for one in scores):
         before, after = ([_pick([getattr(one, name) for one in scores])] for name in ("tre_before", "tre"))
         panels.append(("distance of landmarks (mm)", [""], before, after))
     before, after = ([_pick([getattr(one, name) for one in scores])] for name in ("correlation_before", "correlation"))
     panels.append(("correlation", [""], before, after))
-    widths = [max(2.2, 0.6 * len(names)) for _, names, _, _ in panels]
-    figure = Figure(figsize=(sum(widths) + 1, 3.4), layout="constrained")
-    places = figure.subplots(1, len(panels), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
-    for axes, panel in zip(places, panels, strict=True):
-        _draw_boxes(axes, *panel)
+    rows = [*rows[:-1], [*(rows[-1] if rows else []), *panels]]
+    widths = [[max(2.2, 0.6 * len(names)) for _, names, _, _ in row] for row in rows]
+    figure = Figure(figsize=(max(map(sum, widths)) + 1, 3.4 * len(rows)), layout="constrained")
+    bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for band, row, ratios in zip(bands, rows, widths, strict=True):
+        places = band.subplots(1, len(row), squeeze=False, gridspec_kw={"width_ratios": ratios})[0]
+        for axes, panel in zip(places, row, strict=True):
+            _draw_boxes(axes, *panel)
     figure.savefig(path)
 
 
