@@ -225,14 +225,17 @@ def _choose_ends(steps: Sequence[_Step], needed: set[int]) -> list[int]:
     gradients on either side of one operation.
     """
     count = len(steps)
-    sizes = [step.size for step in steps]
-    last = [_find_last_use(steps, number, needed) for number in range(count)]
+    sizes = np.array([step.size for step in steps], float)
+    before = np.cumsum([0, *sizes])
+    stateful = np.cumsum([0, *(step.is_stateful for step in steps)])
+    last = _find_last_uses(steps, needed)
     # Of a segment from step `a` up to step `b`: what it holds, and what is kept of it.
-    held, kept = np.full((count, count + 1), np.inf), np.zeros((count, count + 1))
-    for a, b in itertools.combinations(range(count + 1), 2):
-        if b - a == 1 or not any(step.is_stateful for step in steps[a:b]):
-            held[a, b] = sum(sizes[a:b]) + 2 * max(sizes[a:b])
-        kept[a, b] = sum(size for size, use in zip(sizes[a:b], last[a:b], strict=True) if use >= b)
+    held, kept = np.full((count, count + 1), np.inf), np.zeros((count + 1, count + 1))
+    for a in reversed(range(count)):
+        b = np.arange(a + 1, count + 1)
+        values = before[b] - before[a] + 2 * np.maximum.accumulate(sizes[a:])
+        held[a, b] = np.where((stateful[b] == stateful[a]) | (b == a + 1), values, np.inf)
+        kept[a, b] = kept[a + 1, b] + np.where(last[a] >= b, sizes[a], 0)
 
     def split(most: float) -> list[int] | None:
         """Ends of the segments that never hold more, and keep the least; None where there are none."""
@@ -257,9 +260,8 @@ def _choose_ends(steps: Sequence[_Step], needed: set[int]) -> list[int]:
     return ends
 
 
-def _find_last_use(steps: Sequence[_Step], number: int, needed: set[int]) -> int:
-    """Number of the last step that takes what one gives; that of none where the caller takes it."""
-    keys = {id(spec) for spec in steps[number].outputs}
-    if keys & needed:
-        return len(steps)
-    return max((later for later in range(number + 1, len(steps)) if keys & set(steps[later].takes)), default=number)
+def _find_last_uses(steps: Sequence[_Step], needed: set[int]) -> list[int]:
+    """Of each step the number of the last one that takes what it gives; that of none where the caller takes it."""
+    takers = {key: number for number, step in enumerate(steps) for key in step.takes}
+    takers |= dict.fromkeys(needed, len(steps))
+    return [max(takers.get(id(spec), number) for spec in step.outputs) for number, step in enumerate(steps)]
