@@ -29,7 +29,7 @@ def write_figure(scores: Sequence[PairScores], path: str | Path) -> None:
         >>> write_figure(scores, "scores.png")  # doctest: +SKIP
     """
     labels = sorted({label for one in scores for label in one.dice})
-    rows: list[list[_Panel]] = []
+    rows: list[list[_Panel]] = [[]]
     if labels:
         names = ["mean", *map(str, labels)]
         before, after = (
@@ -39,13 +39,11 @@ def write_figure(scores: Sequence[PairScores], path: str | Path) -> None:
         )
         parts = [slice(first, first + _IN_A_ROW) for first in range(0, len(names), _IN_A_ROW)]
         rows = [[("Dice", names[part], before[part], after[part])] for part in parts]
-    panels: list[_Panel] = []
     if any(one.tre is not None for one in scores):
         before, after = ([_pick([getattr(one, name) for one in scores])] for name in ("tre_before", "tre"))
-        panels.append(("distance of landmarks (mm)", [""], before, after))
+        rows[-1].append(("distance of landmarks (mm)", [""], before, after))
     before, after = ([_pick([getattr(one, name) for one in scores])] for name in ("correlation_before", "correlation"))
-    panels.append(("correlation", [""], before, after))
-    rows = [*rows[:-1], [*(rows[-1] if rows else []), *panels]]
+    rows[-1].append(("correlation", [""], before, after))
     widths = [[max(2.2, 0.6 * len(names)) for _, names, _, _ in row] for row in rows]
     figure = Figure(figsize=(max(map(sum, widths)) + 1, 3.4 * len(rows)), layout="constrained")
     bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]

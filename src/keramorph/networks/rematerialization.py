@@ -82,6 +82,8 @@ class _Step(NamedTuple):
     args: Any
     kwargs: dict[str, Any]
     outputs: list[Any]
+    is_told: bool = False
+    """Whether it is told if the network is being trained."""
 
     @property
     def size(self) -> int:
@@ -103,7 +105,7 @@ class _Step(NamedTuple):
         args, kwargs = keras.tree.map_structure(
             lambda x: values[id(x)] if _is_symbol(x) else x, (self.args, self.kwargs)
         )
-        if training is not None and "training" in inspect.signature(getattr(self.operation, "call", len)).parameters:
+        if self.is_told and training is not None:
             kwargs = {**kwargs, "training": training}
         found = keras.tree.flatten(self.operation(*args, **kwargs))
         values |= {id(spec): value for spec, value in zip(self.outputs, found, strict=True)}
@@ -201,7 +203,8 @@ def _trace(network: Any, inputs: Any, steps: list[_Step]) -> Any:
     def choose(operation: Any) -> Callable[..., Any]:
         def record(*args: Any, **kwargs: Any) -> Any:
             outputs = operation.compute_output_spec(*args, **kwargs)
-            steps.append(_Step(operation, operation.name, args, kwargs, keras.tree.flatten(outputs)))
+            is_told = "training" in inspect.signature(operation.call).parameters
+            steps.append(_Step(operation, operation.name, args, kwargs, keras.tree.flatten(outputs), is_told))
             return outputs
 
         return (lambda given, **_: _trace(operation, given, steps)) if _is_functional(operation) else record
